@@ -1,0 +1,1 @@
+"""Kubernetes API objects as glassnet needs them: narrow types, selectors, the View, changes as values."""

@@ -1,0 +1,1 @@
+"""Addresses, names and errors: what every other package stands on."""

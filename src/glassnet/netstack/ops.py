@@ -1,0 +1,148 @@
+"""rtnetlink operations as values. `kernel.netlink` packs and sends them; planners (cni, routes, lab) only build lists of them.
+
+Addresses are text with a prefix length ("10.200.0.1/24"); interfaces go by name. Source of the meanings: rtnetlink(7), ip-link(8),
+ip-address(8), ip-route(8), ip-neighbour(8), bridge(8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, PROTO_DHCP = 2, 3, 4, 16
+
+
+@dataclass(frozen=True, slots=True)
+class AddBridge:
+    """`ip link add NAME type bridge`; `hardware` is its MAC or "" for the kernel's choice."""
+
+    name: str
+    hardware: str = ""
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddVeth:
+    """`ip link add NAME type veth peer name PEER`; the peer is born in the namespace behind descriptor `peer_netns` (-1: the same)."""
+
+    name: str
+    peer: str
+    peer_netns: int = -1
+    hardware: str = ""
+    peer_hardware: str = ""
+    mtu: int = 0
+    index: int = 0
+    peer_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddDummy:
+    """`ip link add NAME type dummy`."""
+
+    name: str
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DelLink:
+    """`ip link del NAME`; with `missing_ok` an absent link is fine."""
+
+    name: str
+    missing_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor."""
+
+    name: str
+    up: bool | None = None
+    master: str | None = None
+    mtu: int | None = None
+    hardware: str | None = None
+    netns: int | None = None
+    rename: str | None = None
+    promisc: bool | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetBridgePort:
+    """`bridge link set dev NAME hairpin on|off isolated on|off`."""
+
+    name: str
+    hairpin: bool | None = None
+    isolated: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """`ip addr add ADDRESS dev DEV`; IPv4 gets its broadcast address. `exist_ok` accepts one that is there."""
+
+    address: str
+    dev: str
+    exist_ok: bool = False
+    nodad: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DelAddress:
+    """`ip addr del ADDRESS dev DEV`."""
+
+    address: str
+    dev: str
+    missing_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """`ip route add|replace DESTINATION via GATEWAY dev DEV src SOURCE metric METRIC proto PROTOCOL table TABLE`.
+
+    `destination` "default" or a prefix; `gateway` "" means on-link; `onlink` as in ip-route(8).
+    """
+
+    destination: str
+    gateway: str = ""
+    dev: str = ""
+    source: str = ""
+    metric: int = 0
+    protocol: int = PROTO_STATIC
+    table: int = 254
+    mtu: int = 0
+    onlink: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DelRoute:
+    """`ip route del DESTINATION via GATEWAY dev DEV`."""
+
+    destination: str
+    gateway: str = ""
+    dev: str = ""
+    table: int = 254
+    protocol: int = 0
+    missing_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetNeighbour:
+    """`ip neigh replace ADDRESS lladdr HARDWARE dev DEV nud permanent`: such entries do not count against gc_thresh3."""
+
+    address: str
+    hardware: str
+    dev: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelNeighbour:
+    """`ip neigh del ADDRESS dev DEV`."""
+
+    address: str
+    dev: str
+    missing_ok: bool = True
+
+
+Operation = (
+    AddBridge | AddVeth | AddDummy | DelLink | SetLink | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute
+    | SetNeighbour | DelNeighbour
+)  # fmt: skip
