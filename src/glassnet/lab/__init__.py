@@ -1,1 +1,1 @@
-"""."""
+"""The lab: a whole cluster network on one machine, out of namespaces."""

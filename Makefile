@@ -1,0 +1,32 @@
+# Two commands do everything on a fresh Debian machine: `make up` and `make test`.
+.PHONY: setup up down test check bench lock clean
+
+setup:
+	@scripts/setup.sh
+
+up: setup
+	@.venv/bin/glassnet up
+
+down: setup
+	@.venv/bin/glassnet down --all
+
+check: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo 2>&1 | tail -n 6
+	@.venv/bin/python -m pytest tests/meta
+
+test: setup
+	@.venv/bin/python -m pytest
+
+bench: setup
+	@.venv/bin/python -m benchmarks
+
+# Writes requirements.lock anew from pyproject.toml: exact versions with hashes, for every Python and machine glassnet supports.
+lock:
+	@.venv/bin/python -m pip install -q uv
+	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev -o requirements.lock pyproject.toml
+
+clean: down
+	rm -rf .venv

@@ -1,0 +1,94 @@
+"""`glassnet up`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from glassnet.cli.main import lab_option
+
+EPILOG = """
+\b
+Examples:
+  glassnet up
+  glassnet up -f deployment.yaml -f services/        apply manifests, wait until every pod is Ready
+  glassnet up --name second --nodes 20 --proxy nftables
+  kustomize build . | glassnet up -f -
+"""
+
+
+@click.command("up", epilog=EPILOG, short_help="Bring a lab up and wait until every pod is Ready.")
+@lab_option
+@click.option("--profile", default="hardway", show_default=True, help="Which cluster to build: hardway.")
+@click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Manifests to apply; may be given more than once.")
+@click.option("--nodes", "workers", default=3, show_default=True, metavar="N", help="How many worker nodes (controllers come on top).")
+@click.option("--proxy", type=click.Choice(["iptables", "nftables"]), default="iptables", show_default=True, help="How Services are spelled.")
+@click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
+@click.option("--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it.")
+@click.option("--service-cidr", default="10.32.0.0/24", show_default=True, help="Range of ClusterIPs.")
+@click.option("--public-cidr", default="203.0.113.0/24", show_default=True, help="Public addresses, one per machine.")
+@click.option("--api-port", default=0, metavar="PORT", help="Port of the API on 127.0.0.1 (default: any free one).")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def command(lab: str | None, files: tuple[str, ...], api_port: int, quiet: bool, **words: Any) -> None:
+    """Bring a lab up in the background, apply manifests, wait until every pod is Ready.
+
+    Ends with status 0 when every pod is Ready or has settled in another state (which is then named), 1 when the lab did not come up.
+    """
+    from glassnet.lab.settings import Settings
+    from glassnet.lab.start import read_manifests, start
+
+    begun = time.monotonic()
+    settings = Settings(name=lab or "lab", **words)
+    manifests = read_manifests(files)
+    last: dict[str, Any] = {}
+    with _Display(quiet) as display:
+        for event in start(settings, manifests, api_port):
+            display.show(event)
+            last = event
+    if not quiet:
+        _farewell(settings.name, last["up"], time.monotonic() - begun)
+
+
+class _Display:
+    """Progress: one live line on a terminal, one line per step elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._live = not quiet and sys.stderr.isatty()
+        self._lines = not quiet and not self._live
+        self._status: Any = None
+        self._step = ""
+
+    def __enter__(self) -> _Display:
+        if self._live:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def show(self, event: dict[str, Any]) -> None:
+        text = event.get("step", "")
+        if text and self._status:
+            self._status.update(text)
+        elif text and self._lines and event.get("name") != self._step:
+            self._step = event.get("name", "")
+            click.echo(text, err=True)
+
+
+def _farewell(name: str, up: dict[str, Any], seconds: float) -> None:
+    flag = "" if name == "lab" else f" --name {name}"
+    click.echo(f"Lab {name!r} is up in {seconds:.1f} s: {up['machines']} machines, {up['ready']} of {up['pods']} pods Ready.")
+    for pod, why in up["unready"]:
+        click.secho(f"  not Ready: {pod}: {why}", fg="yellow", err=True)
+    click.echo(f"kubeconfig: {up['kubeconfig']}")
+    click.echo("Try:")
+    click.echo(f"  glassnet kubectl{flag} get nodes -o wide")
+    click.echo(f"  glassnet node{flag} worker-0 -- iptables -t nat -S KUBE-SERVICES")
+    click.echo(f"  glassnet host{flag} internet -- ping -c 1 {up['public']}")

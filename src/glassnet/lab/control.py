@@ -1,0 +1,57 @@
+"""The lab's control socket: one question and one answer a connection, as JSON, for the user who owns the lab."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from glassnet.lab.state import LabDir
+from glassnet.net.errors import LabError
+
+
+def ask(lab: LabDir, question: str, timeout: float = 10.0) -> dict[str, Any]:
+    """Put a question to a running lab. Raises LabError when it does not answer within `timeout` seconds."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        try:
+            _connect(sock, lab)
+            sock.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(sock.makefile().readline() or "{}")
+        except (OSError, json.JSONDecodeError) as error:
+            raise LabError(f"lab {lab.name!r} does not answer ({error}); see {lab.log}") from None
+    return answer
+
+
+def _connect(sock: socket.socket, lab: LabDir) -> None:
+    """Connect by way of a descriptor: a socket's path may have 107 bytes only, a state directory more."""
+    directory = os.open(lab.path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{lab.control.name}")
+    finally:
+        os.close(directory)
+
+
+async def serve(lab: LabDir, answers: dict[str, Callable[[], dict[str, Any]]]) -> asyncio.Server:
+    """Open the control socket; `answers` maps a question to what answers it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            question = json.loads(await reader.readline() or "{}").get("ask", "")
+            reply = answers[question]() if question in answers else {"error": f"unknown question {question!r}"}
+            writer.write(json.dumps(reply).encode() + b"\n")
+            await writer.drain()
+        finally:
+            writer.close()
+
+    lab.control.unlink(missing_ok=True)
+    directory = os.open(lab.path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(f"/proc/self/fd/{directory}/{lab.control.name}")
+    finally:
+        os.close(directory)
+    return await asyncio.start_unix_server(talk, sock=sock)
