@@ -10,7 +10,11 @@ from glassnet.cli.main import lab_option
 from glassnet.cli.node import CONTEXT, enter
 
 
-@click.command("host", context_settings=CONTEXT, short_help="Run a command on a host outside the cluster (internet, vpc-router, …).")
+@click.command(
+    "host",
+    context_settings=CONTEXT,
+    short_help="Run a command on a host outside the cluster (internet, vpc-router, …).",
+)
 @lab_option
 @click.argument("host")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD…]")

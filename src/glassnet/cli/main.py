@@ -53,17 +53,24 @@ class Lazy(click.Group):
 
 @click.group(cls=Lazy, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="glassnet")
-def root() -> None:
+@click.option("--name", "lab", metavar="NAME", help="The lab that the command is about (also GLASSNET_LAB).")
+def root(lab: str | None) -> None:
     """glassnet: a Kubernetes network you can see through.
 
     A whole cluster's network out of network namespaces on this machine: real kernel, real kubectl.
     """
+    if lab:
+        os.environ["GLASSNET_LAB"] = lab
 
 
 def lab_option(function: Any) -> Any:
     """The `--name` option of every command that works on one lab."""
     return click.option(
-        "-n", "--name", "lab", envvar="GLASSNET_LAB", metavar="NAME", help="The lab (default: GLASSNET_LAB, or the only one running)."
+        "--name",
+        "lab",
+        envvar="GLASSNET_LAB",
+        metavar="NAME",
+        help="The lab (default: GLASSNET_LAB, or the only one running).",
     )(function)
 
 

@@ -26,7 +26,9 @@ def command(lab: str | None, output: str) -> None:
 
     labs = [lab_dir(lab)] if lab else all_labs()
     reports: list[dict[str, Any]] = [
-        ask(each, "status") if each.running() else {"name": each.name, "state": "not running"} for each in labs if each.path.exists()
+        ask(each, "status") if each.running() else {"name": each.name, "state": "not running"}
+        for each in labs
+        if each.path.exists()
     ]
     if output == "json":
         click.echo(json.dumps(reports, indent=2))
@@ -43,7 +45,9 @@ def _print(reports: list[dict[str, Any]]) -> None:
     console = Console()
     for report in reports:
         if report["state"] == "not running":
-            click.echo(f"lab {report['name']!r} was killed; `glassnet up` resumes it, `glassnet down {report['name']}` removes it")
+            click.echo(
+                f"lab {report['name']!r} was killed; `glassnet up` resumes it, `glassnet down {report['name']}` removes it"
+            )
             continue
         click.echo(
             f"lab {report['name']!r} is up: {report['ready']} of {report['pods']} pods Ready, {report['services']} services, "

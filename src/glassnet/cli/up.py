@@ -23,11 +23,33 @@ Examples:
 @click.command("up", epilog=EPILOG, short_help="Bring a lab up and wait until every pod is Ready.")
 @lab_option
 @click.option("--profile", default="hardway", show_default=True, help="Which cluster to build: hardway.")
-@click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Manifests to apply; may be given more than once.")
-@click.option("--nodes", "workers", default=3, show_default=True, metavar="N", help="How many worker nodes (controllers come on top).")
-@click.option("--proxy", type=click.Choice(["iptables", "nftables"]), default="iptables", show_default=True, help="How Services are spelled.")
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    metavar="FILE|DIR|-",
+    help="Manifests to apply; may be given more than once.",
+)
+@click.option(
+    "--nodes",
+    "workers",
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How many worker nodes (controllers come on top).",
+)
+@click.option(
+    "--proxy",
+    type=click.Choice(["iptables", "nftables"]),
+    default="iptables",
+    show_default=True,
+    help="How Services are spelled.",
+)
 @click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
-@click.option("--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it.")
+@click.option(
+    "--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it."
+)
 @click.option("--service-cidr", default="10.32.0.0/24", show_default=True, help="Range of ClusterIPs.")
 @click.option("--public-cidr", default="203.0.113.0/24", show_default=True, help="Public addresses, one per machine.")
 @click.option("--api-port", default=0, metavar="PORT", help="Port of the API on 127.0.0.1 (default: any free one).")
@@ -84,7 +106,9 @@ class _Display:
 
 def _farewell(name: str, up: dict[str, Any], seconds: float) -> None:
     flag = "" if name == "lab" else f" --name {name}"
-    click.echo(f"Lab {name!r} is up in {seconds:.1f} s: {up['machines']} machines, {up['ready']} of {up['pods']} pods Ready.")
+    click.echo(
+        f"Lab {name!r} is up in {seconds:.1f} s: {up['machines']} machines, {up['ready']} of {up['pods']} pods Ready."
+    )
     for pod, why in up["unready"]:
         click.secho(f"  not Ready: {pod}: {why}", fg="yellow", err=True)
     click.echo(f"kubeconfig: {up['kubeconfig']}")
