@@ -1,0 +1,1 @@
+"""Measurements: `make bench` runs them all and prints the tables of docs/performance.md. Never timed tests."""
