@@ -29,7 +29,7 @@ def command(lab: str | None, node: str, words: tuple[str, ...]) -> None:
 
 def enter(lab: str | None, machine: str, words: tuple[str, ...], roles: tuple[str, ...]) -> int:
     """Run `words` on a machine of the lab that has one of `roles`; its exit status."""
-    from glassnet.kernel.enter import exec_in, host_pid
+    from glassnet.kernel.enter import exec_in
     from glassnet.lab.state import running_lab
     from glassnet.net.errors import LabError
 
@@ -40,4 +40,4 @@ def enter(lab: str | None, machine: str, words: tuple[str, ...], roles: tuple[st
         raise LabError(f"lab {found.name!r} has no {machine!r} here; it has: {', '.join(machines)}")
     if words and words[0] == "--":
         words = words[1:]
-    return exec_in(host_pid(process["pid"], machines[machine]["pid"]), list(words) or ["bash", "-i"])
+    return exec_in(f"/proc/{process['pid']}/root/proc/{machines[machine]['pid']}", list(words) or ["bash", "-i"])

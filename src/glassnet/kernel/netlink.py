@@ -1,0 +1,355 @@
+"""rtnetlink, packed by hand: many operations a send, all acknowledgements of a batch read at once.
+
+Sources: rtnetlink(7), netlink(7), include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,veth}.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+
+from glassnet.net.errors import KernelError
+from glassnet.netstack import ops
+from glassnet.netstack.ops import Operation
+
+_HEADER, _LINK, _ADDRESS, _ROUTE, _NEIGH = (
+    struct.Struct(f) for f in ("=IHHII", "=BxHiII", "=BBBBI", "=BBBBBBBBI", "=BxxxiHBB")
+)
+_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
+_NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _NEWNEIGH, _DELNEIGH = (
+    16,
+    17,
+    19,
+    20,
+    21,
+    24,
+    25,
+    28,
+    29,
+)
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = (
+    1,
+    3,
+    4,
+    10,
+    12,
+    18,
+    20,
+    28,
+)
+_BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
+_IFF_UP, _IFF_PROMISC = 1, 0x100
+_NLA_NESTED = 0x8000
+_NLMSG_ERROR, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 1, 11, 270
+_SIOCGIFINDEX = 0x8933
+_BATCH = 64
+
+Message = tuple[int, int, bytes]  # type, flags, body
+
+
+def _attr(kind: int, data: bytes) -> bytes:
+    length = 4 + len(data)
+    return struct.pack("=HH", length, kind) + data + b"\0" * (-length % 4)
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return struct.pack("=HHI", 8, kind, value)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attr(kind, value.encode() + b"\0")
+
+
+def _mac(kind: int, value: str) -> bytes:
+    return _attr(kind, bytes.fromhex(value.replace(":", "")))
+
+
+def _link_body(name: str, index: int, hardware: str, mtu: int, more: bytes = b"") -> bytes:
+    body = _LINK.pack(0, 0, index, 0, 0) + _text(_IFLA_IFNAME, name)
+    if hardware:
+        body += _mac(_IFLA_ADDRESS, hardware)
+    if mtu:
+        body += _u32(_IFLA_MTU, mtu)
+    return body + more
+
+
+def _kind(name: str, data: bytes = b"") -> bytes:
+    info = _attr(1, name.encode())
+    if data:
+        info += _attr(2 | _NLA_NESTED, data)
+    return _attr(_IFLA_LINKINFO | _NLA_NESTED, info)
+
+
+class RtNetlink:
+    """One rtnetlink socket, in the network namespace the thread is in when it is made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        self._socket.bind((0, 0))
+        self._indexes: dict[str, int] = {}
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def index(self, name: str) -> int:
+        """The interface's number. Raises KernelError (ENODEV)."""
+        if name not in self._indexes:
+            try:
+                answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
+            except OSError as error:
+                raise KernelError(f"find interface {name}", error.errno or 0) from None
+            self._indexes[name] = struct.unpack("16si20x", answer)[1]
+        return self._indexes[name]
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Carry out operations in order, as many per system call as their dependence on interface numbers allows.
+
+        Raises KernelError that names the first one the kernel refused.
+        """
+        waiting: list[tuple[Operation, Message]] = []
+        fresh: set[str] = set()  # interfaces that come to be in this batch: their numbers are known only after it
+        for operation in operations:
+            if len(waiting) >= _BATCH or not fresh.isdisjoint(_named(operation)):
+                self._send(waiting)
+                waiting, fresh = [], set()
+            if isinstance(operation, ops.DelLink | ops.SetLink):
+                self._indexes.pop(operation.name, None)
+            try:
+                waiting.append((operation, _PACK[type(operation)](self, operation)))
+            except KernelError as error:
+                if error.number != errno.ENODEV or not getattr(operation, "missing_ok", False):
+                    raise KernelError(_words(operation), error.number, error.operation) from None
+            fresh.update(_born(operation))
+        self._send(waiting)
+
+    def _send(self, batch: list[tuple[Operation, Message]]) -> None:
+        if not batch:
+            return
+        first, packed = self._sequence + 1, []
+        for _, (kind, flags, body) in batch:
+            self._sequence += 1
+            packed.append(_HEADER.pack(16 + len(body), kind, flags | _REQUEST | _ACK, self._sequence, 0) + body)
+        self._socket.send(b"".join(packed))
+        failure: KernelError | None = None
+        missing = len(batch)
+        while missing:
+            data = self._socket.recv(1 << 18)
+            position = 0
+            while position + 16 <= len(data):
+                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, position)
+                if kind == _NLMSG_ERROR and sequence >= first:
+                    missing -= 1
+                    number = -struct.unpack_from("=i", data, position + 16)[0]
+                    operation = batch[sequence - first][0]
+                    if number and failure is None and not _forgiven(operation, number):
+                        failure = KernelError(
+                            _words(operation), number, _reason(data[position : position + length], flags)
+                        )
+                position += (length + 3) & ~3
+        if failure:
+            raise failure
+
+
+def _named(operation: Operation) -> set[str]:
+    """Interfaces whose number the operation needs."""
+    match operation:
+        case ops.AddBridge() | ops.AddVeth() | ops.AddDummy():
+            return set()
+        case ops.SetLink():
+            return {operation.name, *([operation.master] if operation.master else [])}
+        case ops.DelLink() | ops.SetBridgePort():
+            return {operation.name}
+        case _:
+            return {operation.dev}
+
+
+def _born(operation: Operation) -> set[str]:
+    match operation:
+        case ops.AddBridge() | ops.AddDummy():
+            return {operation.name}
+        case ops.AddVeth():
+            return {operation.name, operation.peer}
+        case ops.SetLink() if operation.rename:
+            return {operation.rename}
+    return set()
+
+
+def _forgiven(operation: Operation, number: int) -> bool:
+    if getattr(operation, "missing_ok", False):
+        return number in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
+    return getattr(operation, "exist_ok", False) and number == errno.EEXIST
+
+
+def _words(operation: Operation) -> str:
+    fields = ", ".join(
+        f"{name}={value!r}"
+        for name in operation.__slots__
+        if (value := getattr(operation, name)) not in ("", 0, None, False, -1)
+    )
+    return f"{type(operation).__name__}({fields})"
+
+
+def _reason(message: bytes, flags: int) -> str:
+    """The kernel's own text in an extended acknowledgement, "" when there is none."""
+    original = struct.unpack_from("=I", message, 20)[0]
+    position = 36 if flags & 0x100 else 20 + ((original + 3) & ~3)  # NLM_F_CAPPED: only the header is echoed
+    while flags & 0x200 and position + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, position)
+        if kind == _NLMSGERR_ATTR_MSG:
+            return message[position + 4 : position + length].rstrip(b"\0").decode(errors="replace")
+        position += max(4, (length + 3) & ~3)
+    return ""
+
+
+# ---- one packer per operation
+
+
+def _add_bridge(_: RtNetlink, op: ops.AddBridge) -> Message:
+    return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, 0, op.hardware, op.mtu, _kind("bridge"))
+
+
+def _add_dummy(_: RtNetlink, op: ops.AddDummy) -> Message:
+    return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, 0, "", op.mtu, _kind("dummy"))
+
+
+def _add_veth(_: RtNetlink, op: ops.AddVeth) -> Message:
+    where = _u32(_IFLA_NET_NS_FD, op.peer_netns) if op.peer_netns >= 0 else b""
+    peer = _link_body(op.peer, op.peer_index, op.peer_hardware, op.mtu, where)
+    return (
+        _NEWLINK,
+        _CREATE | _EXCL,
+        _link_body(op.name, op.index, op.hardware, op.mtu, _kind("veth", _attr(1 | _NLA_NESTED, peer))),
+    )
+
+
+def _del_link(netlink: RtNetlink, op: ops.DelLink) -> Message:
+    return _DELLINK, 0, _LINK.pack(0, 0, netlink.index(op.name), 0, 0)
+
+
+def _set_link(netlink: RtNetlink, op: ops.SetLink) -> Message:
+    flags = (_IFF_UP if op.up else 0) | (_IFF_PROMISC if op.promisc else 0)
+    mask = (_IFF_UP if op.up is not None else 0) | (_IFF_PROMISC if op.promisc is not None else 0)
+    body = _LINK.pack(0, 0, netlink.index(op.name), flags, mask)
+    if op.master is not None:
+        body += _u32(_IFLA_MASTER, netlink.index(op.master) if op.master else 0)
+    if op.mtu is not None:
+        body += _u32(_IFLA_MTU, op.mtu)
+    if op.hardware is not None:
+        body += _mac(_IFLA_ADDRESS, op.hardware)
+    if op.alias is not None:
+        body += _text(_IFLA_IFALIAS, op.alias)
+    if op.rename is not None:
+        body += _text(_IFLA_IFNAME, op.rename)
+    if op.netns is not None:
+        body += _u32(_IFLA_NET_NS_FD, op.netns)
+    return _NEWLINK, 0, body
+
+
+def _set_bridge_port(netlink: RtNetlink, op: ops.SetBridgePort) -> Message:
+    info = b"".join(
+        _attr(kind, bytes([value]))
+        for kind, value in ((_BRPORT_MODE, op.hairpin), (_BRPORT_ISOLATED, op.isolated))
+        if value is not None
+    )
+    body = _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0) + _attr(_IFLA_PROTINFO | _NLA_NESTED, info)
+    return _SETLINK, 0, body
+
+
+def _address_body(netlink: RtNetlink, address: str, dev: str, nodad: bool) -> bytes:
+    interface = ipaddress.ip_interface(address)
+    family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+    scope = 254 if interface.ip.is_loopback else 0
+    body = _ADDRESS.pack(family, interface.network.prefixlen, 0, scope, netlink.index(dev))
+    body += _attr(2, interface.ip.packed) + _attr(1, interface.ip.packed)
+    if interface.version == 4 and interface.network.prefixlen < 31 and not interface.ip.is_loopback:
+        body += _attr(4, interface.network.broadcast_address.packed)
+    if interface.version == 6 and nodad:
+        body += _u32(8, 0x02)
+    return body
+
+
+def _add_address(netlink: RtNetlink, op: ops.AddAddress) -> Message:
+    return _NEWADDR, _CREATE | _EXCL, _address_body(netlink, op.address, op.dev, op.nodad)
+
+
+def _del_address(netlink: RtNetlink, op: ops.DelAddress) -> Message:
+    return _DELADDR, 0, _address_body(netlink, op.address, op.dev, False)
+
+
+def _route_body(
+    netlink: RtNetlink, op: ops.AddRoute | ops.DelRoute, scope: int, kind: int, flags: int, more: bytes
+) -> bytes:
+    hop = ipaddress.ip_address(op.gateway) if op.gateway else None
+    if op.destination == "default":
+        version, length, target = hop.version if hop else 4, 0, b""
+    else:
+        network = ipaddress.ip_network(op.destination)
+        version, length, target = network.version, network.prefixlen, _attr(1, network.network_address.packed)
+    table = op.table if op.table < 256 else 0
+    body = _ROUTE.pack(
+        socket.AF_INET if version == 4 else socket.AF_INET6, length, 0, 0, table, op.protocol, scope, kind, flags
+    )
+    body += (target if length else b"") + _u32(15, op.table)
+    if hop:
+        body += _attr(5, hop.packed)
+    if op.dev:
+        body += _u32(4, netlink.index(op.dev))
+    return body + more
+
+
+def _add_route(netlink: RtNetlink, op: ops.AddRoute) -> Message:
+    more = _attr(7, ipaddress.ip_address(op.source).packed) if op.source else b""
+    if op.metric:
+        more += _u32(6, op.metric)
+    if op.mtu:
+        more += _attr(8 | _NLA_NESTED, _u32(2, op.mtu))
+    scope = 0 if op.gateway or ":" in op.destination else 253  # on-link IPv4 routes have link scope
+    flags = _CREATE | (_REPLACE if op.replace else _EXCL)
+    return _NEWROUTE, flags, _route_body(netlink, op, scope, 1, 4 if op.onlink else 0, more)
+
+
+def _del_route(netlink: RtNetlink, op: ops.DelRoute) -> Message:
+    return _DELROUTE, 0, _route_body(netlink, op, 255, 0, 0, b"")
+
+
+def _neighbour_body(netlink: RtNetlink, address: str, dev: str, state: int) -> bytes:
+    ip = ipaddress.ip_address(address)
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    return _NEIGH.pack(family, netlink.index(dev), state, 0, 0) + _attr(1, ip.packed)
+
+
+def _set_neighbour(netlink: RtNetlink, op: ops.SetNeighbour) -> Message:
+    return _NEWNEIGH, _CREATE | _REPLACE, _neighbour_body(netlink, op.address, op.dev, 0x80) + _mac(2, op.hardware)
+
+
+def _del_neighbour(netlink: RtNetlink, op: ops.DelNeighbour) -> Message:
+    return _DELNEIGH, 0, _neighbour_body(netlink, op.address, op.dev, 0)
+
+
+_PACK: dict[type, Callable[[RtNetlink, object], Message]] = {
+    ops.AddBridge: _add_bridge,
+    ops.AddVeth: _add_veth,
+    ops.AddDummy: _add_dummy,
+    ops.DelLink: _del_link,
+    ops.SetLink: _set_link,
+    ops.SetBridgePort: _set_bridge_port,
+    ops.AddAddress: _add_address,
+    ops.DelAddress: _del_address,
+    ops.AddRoute: _add_route,
+    ops.DelRoute: _del_route,
+    ops.SetNeighbour: _set_neighbour,
+    ops.DelNeighbour: _del_neighbour,
+}  # type: ignore[dict-item]
+
+
+def netns_descriptor(path: str) -> int:
+    """Open a namespace file such as /proc/1/ns/net."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

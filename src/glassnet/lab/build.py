@@ -1,0 +1,68 @@
+"""Building a topology out of namespaces, and taking it down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from glassnet.kernel.machine import LabMachine, MachineFactory, remember_proc
+from glassnet.kernel.spawn import Spawner
+from glassnet.lab.topology import VPC_BRIDGE, Cable, MachineSpec, Topology
+from glassnet.netstack.ops import AddVeth, SetLink
+
+
+class Lab:
+    """The machines of a topology, running."""
+
+    def __init__(self, topology: Topology, spawner: Spawner) -> None:
+        self.topology, self.spawner = topology, spawner
+        self.machines: dict[str, LabMachine] = {}
+
+    async def close(self) -> None:
+        """End every machine."""
+        await asyncio.gather(*(machine.close() for machine in self.machines.values()))
+        self.spawner.close()
+
+
+async def build(topology: Topology, place: Path, rootless: bool, report: Callable[[str], None] = lambda _: None) -> Lab:
+    """Make every machine, cable and rule of a topology. `place` is a directory on a tmpfs of the lab's own.
+
+    Raises KernelError or PreflightError naming the machine's part that could not be made.
+    """
+    remember_proc()
+    lab = Lab(topology, Spawner())
+    factory = MachineFactory(lab.spawner, place, rootless)
+    for spec in topology.machines:
+        lab.machines[spec.name] = await factory.machine(spec.name, spec.files)
+        report(spec.name)
+    switches = {spec.name for spec in topology.of_role("fabric")}
+    for spec in topology.of_role("fabric"):
+        _set_up(lab, spec)
+    for cable in topology.cables:
+        _plug(lab, cable, switches)
+    for spec in topology.machines:
+        if spec.name not in switches:
+            _set_up(lab, spec)
+    await asyncio.gather(
+        *(
+            lab.machines[spec.name].run(["nft", "-f", "-"], spec.rules.encode())
+            for spec in topology.machines
+            if spec.rules
+        )
+    )
+    return lab
+
+
+def _set_up(lab: Lab, spec: MachineSpec) -> None:
+    machine = lab.machines[spec.name]
+    machine.sysctl(spec.sysctls)
+    machine.netns.apply(spec.setup)
+
+
+def _plug(lab: Lab, cable: Cable, switches: set[str]) -> None:
+    left, right = lab.machines[cable.left].netns, lab.machines[cable.right].netns
+    veth = AddVeth(cable.right_name, cable.left_name, peer_netns=left.fd, peer_hardware=cable.left_hardware)
+    right.apply([veth])
+    if cable.right in switches:
+        right.apply([SetLink(cable.right_name, up=True, master=VPC_BRIDGE)])
