@@ -83,6 +83,12 @@ class Sandbox(Protocol):
         Raises KernelError (ENOENT and the like) when the program cannot be started.
         """
 
+    async def bind(self, source: str, target: str, read_only: bool = False) -> None:
+        """Show the machine's file or directory `source` as `target` in the pod's mount namespace; `target` is made when absent.
+
+        Raises KernelError.
+        """
+
     async def remove(self) -> None:
         """Kill what runs in it, remove the namespaces and their names. Idempotent."""
 
