@@ -74,6 +74,7 @@ class HttpConnection(asyncio.Protocol):
         "_app",
         "_busy",
         "_closing",
+        "_eof",
         "_fresh",
         "_group",
         "_idle",
@@ -87,7 +88,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, app: HttpApp, group: set[HttpConnection]) -> None:
         self._app, self._group = app, group
         self._reader = RequestReader()
-        self._busy = self._paused = self._closing = False
+        self._busy = self._paused = self._closing = self._eof = False
         self._idle = self._fresh = True
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -136,8 +137,8 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._fresh and not self._closing:
             self._garbage(WireError(400, "the request ends in its middle"), only_own=True)
-        self._closing = True
-        return self._busy
+        self._eof = True
+        return self._busy or self._paused
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -159,7 +160,11 @@ class HttpConnection(asyncio.Protocol):
                     self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 break
             self._serve(request)
-        if not (self._busy or self._paused or self._closing):
+        if self._busy or self._paused or self._closing:
+            return
+        if self._eof:
+            self._close()
+        else:
             self.transport.resume_reading()
 
     def _serve(self, request: Request) -> None:
@@ -184,12 +189,8 @@ class HttpConnection(asyncio.Protocol):
         if response is None:
             self._close()
             return
-        half_closed = self._closing
-        self._closing = False
         self._send(request, response)
         self._advance()
-        if half_closed and not self._busy:
-            self._close()
 
     def _send(self, request: Request, response: Response) -> None:
         keep = request.keeps_alive()
