@@ -46,6 +46,11 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+def plain_words(error: OSError) -> str:
+    """The kernel's words for an error, as Go programs print them; asyncio puts its own in their place."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
 async def resolve(sandbox: Sandbox, host: str) -> str:
     """An address for a name, as the pod's own resolver finds it. Raises OSError."""
     try:
@@ -69,7 +74,7 @@ async def dial(sandbox: Sandbox, protocol: str, host: str, port: int, request: s
     except TimeoutError:
         raise TimeoutError(f"{protocol} {shown}/{request}: no answer in {DIAL_TIMEOUT:.0f} s") from None
     except OSError as error:
-        raise OSError(f"{protocol} {shown}/{request}: {(error.strerror or str(error)).lower()}") from None
+        raise OSError(f"{protocol} {shown}/{request}: {plain_words(error)}") from None
 
 
 async def _ask_http(netns: NetNs, host: str, port: int, request: str) -> str:

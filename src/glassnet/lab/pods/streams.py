@@ -11,7 +11,7 @@ from glassnet.kube import kinds
 from glassnet.kube.runtime import ExecSession
 from glassnet.kube.types import Pod
 from glassnet.kube.view import Event, Key, View
-from glassnet.lab.pods.calls import open_stream
+from glassnet.lab.pods.calls import open_stream, plain_words
 from glassnet.lab.pods.logs import LogRing, options_of, read_log
 from glassnet.lab.pods.processes import ProcessContainer
 from glassnet.lab.pods.runtime import LabRuntime, Record
@@ -141,7 +141,7 @@ class LabStreams:
             except OSError as error:
                 shown = f"[{host}]" if ":" in host else host
                 said.append(
-                    f"IPv{family[-1]}: dial {family} {shown}:{port}: connect: {(error.strerror or str(error)).lower()}"
+                    f"IPv{family[-1]}: dial {family} {shown}:{port}: connect: {plain_words(error)}"
                 )
         where = sandbox.netns_path or "the node's network namespace"
         raise ApiError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from glassnet.kernel.api import Sandbox
 from glassnet.lab.pods.logs import LogRing, nanoseconds
 
+_MAX_LINKS = 40  # path_resolution(7)
 DEFAULT_GRACE = 30
 """terminationGracePeriodSeconds of a pod that does not say."""
 
@@ -56,10 +58,34 @@ class Surroundings:
         for mounted, source in self.mounts.items():
             inside = path.removeprefix(mounted.rstrip("/"))
             if inside != path and (not inside or inside.startswith("/")):
-                found = (source / inside.lstrip("/")).resolve()
-                root = source.resolve()
-                return found if found == root or root in found.parents else None
+                return inside_of(source, inside)
         return None
+
+
+def inside_of(root: Path, path: str) -> Path | None:
+    """Follow a path and its symbolic links below `root`; None when they lead out of it, or in circles.
+
+    `root` may lie behind a link of /proc, which Path.resolve would take for what it reads as: so links are followed by hand.
+    """
+    wanted, found, links = path.split("/")[::-1], list[str](), 0
+    while wanted:
+        name = wanted.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            if not found:
+                return None
+            found.pop()
+            continue
+        here = root.joinpath(*found, name)
+        if not here.is_symlink():
+            found.append(name)
+            continue
+        target, links = os.readlink(here), links + 1
+        if target.startswith("/") or links > _MAX_LINKS:
+            return None
+        wanted.extend(target.split("/")[::-1])
+    return root.joinpath(*found)
 
 
 def _nowhere(code: int, message: str) -> None:
