@@ -91,7 +91,9 @@ async def node_of_namespaces() -> AsyncIterator[Node]:
     place = Path(tempfile.mkdtemp(prefix="glassnet-test-", dir="/dev/shm"))
     spawner = Spawner()
     try:
-        node = Node(await MachineFactory(spawner, place, rootless=False).machine("node-a", {"/etc/hostname": "node-a\n"}))
+        node = Node(
+            await MachineFactory(spawner, place, rootless=False).machine("node-a", {"/etc/hostname": "node-a\n"})
+        )
         try:
             yield node
         finally:

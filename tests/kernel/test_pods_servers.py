@@ -50,7 +50,9 @@ async def test_netexec_says_who_asked_and_who_answered(node: Node) -> None:
     assert await node.curl("-H", "X-Mine: v", f"{url}/header?key=X-Mine") == "v"
     assert await node.curl("-o", "/dev/null", "-w", "%{http_code}", f"{url}/healthz") == "200"
     assert await node.curl("-o", "/dev/null", "-w", "%{http_code}", f"{url}/echo?msg=x&code=503") == "503"
-    moved = await node.curl("-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", f"{url}/redirect?location=/echo%3Fmsg=m&code=307")
+    moved = await node.curl(
+        "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", f"{url}/redirect?location=/echo%3Fmsg=m&code=307"
+    )
     assert moved == f"307 {url}/echo?msg=m"
     assert "GET /hostname" in await node.logs("web-0")
 
@@ -79,8 +81,12 @@ async def test_netexec_dials_from_its_pod(node: Node) -> None:
     await other.start(third, {}, {}, 0)
     dial = f"http://{address}:8080/dial?host={NODE_IP}&tries=2"
     assert json.loads(await node.curl(f"{dial}&port=8080&request=hostname")) == {"responses": ["node-a", "node-a"]}
-    assert json.loads(await node.curl(f"{dial}&port=8081&request=hostname&protocol=udp")) == {"responses": ["node-a"] * 2}
-    (seen,) = json.loads(await node.curl(f"{dial.replace('tries=2', 'tries=1')}&port=8080&request=clientip"))["responses"]
+    assert json.loads(await node.curl(f"{dial}&port=8081&request=hostname&protocol=udp")) == {
+        "responses": ["node-a"] * 2
+    }
+    (seen,) = json.loads(await node.curl(f"{dial.replace('tries=2', 'tries=1')}&port=8080&request=clientip"))[
+        "responses"
+    ]
     assert seen.startswith(f"{address}:")
     by_name = f"http://{address}:8080/dial?host=thenode&port=8080&request=hostname"
     assert json.loads(await node.curl(by_name)) == {"responses": ["node-a"]}
@@ -121,7 +127,7 @@ async def test_nginx_welcomes_logs_and_says_404(node: Node) -> None:
     assert "404 Not Found" in await node.curl("-i", "-A", 'odd"agent', f"http://{address}/nothing")
     assert "405" in await node.curl("-i", "-X", "POST", f"http://{address}/")
     log = await node.logs("web")
-    assert f'{NODE_IP} - - [' in log
+    assert f"{NODE_IP} - - [" in log
     assert '"GET / HTTP/1.1" 200 ' in log
     assert '"GET /nothing HTTP/1.1" 404 ' in log
     assert '"odd\\x22agent"' in log
@@ -129,7 +135,8 @@ async def test_nginx_welcomes_logs_and_says_404(node: Node) -> None:
 
 async def test_nginx_serves_a_volume_and_nothing_outside_it(node: Node) -> None:
     sandbox, address, (container,) = await node.pod(
-        "web", '{"name": "nginx", "image": "nginx", "volumeMounts": [{"name": "v", "mountPath": "/usr/share/nginx/html"}]}'
+        "web",
+        '{"name": "nginx", "image": "nginx", "volumeMounts": [{"name": "v", "mountPath": "/usr/share/nginx/html"}]}',
     )
     volume = node.machine.root / "var/lib/kubelet/pods/v"
     (volume / "..data/sub").mkdir(parents=True)
@@ -184,7 +191,10 @@ async def test_a_stand_in_answers_udp_tcp_tls_and_its_probes(node: Node) -> None
     assert "client: 10.99.0.1:" in await node.run("nc", "-N", address, "53")
     assert "coredns" in await node.curl(f"http://{address}:8181/ready")
     assert "coredns" in await node.curl("-k", f"https://{address}:8443/live")
-    assert await sandbox.exec_probe("coredns", ["no-such-program"], 1) == (0, "not run: a stand-in has none of its image's programs\n")
+    assert await sandbox.exec_probe("coredns", ["no-such-program"], 1) == (
+        0,
+        "not run: a stand-in has none of its image's programs\n",
+    )
 
 
 async def test_serve_hostname_over_tcp_and_udp(node: Node) -> None:
@@ -243,7 +253,9 @@ async def test_a_server_ends_at_once_unless_the_pod_asks_for_a_long_grace(node: 
 
 
 async def test_delay_shutdown(node: Node) -> None:
-    sandbox, address, (container,) = await node.pod("d", NETEXEC.replace('"netexec"', '"netexec", "--delay-shutdown=1"'))
+    sandbox, address, (container,) = await node.pod(
+        "d", NETEXEC.replace('"netexec"', '"netexec", "--delay-shutdown=1"')
+    )
     running = await sandbox.start(container, {}, {}, 0)
     stopping = asyncio.create_task(running.stop(30))
     assert await node.curl(f"http://{address}:8080/hostname") == "d"

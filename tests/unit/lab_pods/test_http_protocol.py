@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -24,9 +25,7 @@ from glassnet.lab.pods.http_wire import (
 
 GET = b"GET /a?b=c%20d&e= HTTP/1.1\r\nHost: x\r\nX-Many: 1\r\nX-Many: 2\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-CHUNKED = (
-    b"PUT /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n10;ext=1\r\n0123456789abcdef\r\n0\r\nT: v\r\n\r\n"
-)
+CHUNKED = b"PUT /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n10;ext=1\r\n0123456789abcdef\r\n0\r\nT: v\r\n\r\n"
 OLD = b"GET /old HTTP/1.0\n\n"
 STREAMS = [GET, POST, CHUNKED, OLD, GET + POST + CHUNKED + OLD, b"\r\n\r\n" + POST + b"\r\n" + GET]
 GARBAGE = [
@@ -68,7 +67,7 @@ def read_all(pieces: Sequence[bytes]) -> list[tuple[str, str, object, bytes] | i
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     marks = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(marks, marks[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(marks)]
 
 
 @given(st.sampled_from(STREAMS + GARBAGE), st.lists(st.integers(0, 20_000), max_size=8))
@@ -81,7 +80,11 @@ def test_byte_by_byte(stream: bytes) -> None:
     assert read_all([stream[i : i + 1] for i in range(len(stream))]) == read_all([stream])
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"GET / HTTP/1.1\r\n", CHUNKED[:60]]), st.lists(st.integers(0, 400), max_size=4))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"GET / HTTP/1.1\r\n", CHUNKED[:60]]),
+    st.lists(st.integers(0, 400), max_size=4),
+)
 def test_no_bytes_break_the_reader(noise: bytes, start: bytes, places: list[int]) -> None:
     whole = start + noise
     assert read_all(cut(whole, places)) == read_all([whole])
@@ -180,7 +183,9 @@ def bodies(answer: bytes) -> list[bytes]:
     found = []
     while answer:
         head, _, rest = answer.partition(b"\r\n\r\n")
-        length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0)
+        length = next(
+            (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0
+        )
         found.append(rest[:length])
         answer = rest[length:]
     return found

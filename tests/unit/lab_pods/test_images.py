@@ -158,12 +158,16 @@ def test_a_stand_in_without_ports_says_so() -> None:
     assert "listens nowhere" in stand_in_text(container("nobody/knows"))
 
 
-@pytest.mark.parametrize("known", [container("nginx"), container("nobody/knows", command=("sh",)), container("busybox")])
+@pytest.mark.parametrize(
+    "known", [container("nginx"), container("nobody/knows", command=("sh",)), container("busybox")]
+)
 def test_known_images_and_commands_are_no_stand_ins(known: Container) -> None:
     assert stand_in_text(known) == ""
 
 
 def test_probes_of_other_hosts_open_no_port() -> None:
     values: dict[str, Any] = {"host": "other.example", "port": 99}
-    unknown = from_json(f'{{"name": "x", "image": "x", "readinessProbe": {{"tcpSocket": {{"host": "{values["host"]}", "port": 99}}}}}}')
+    unknown = from_json(
+        f'{{"name": "x", "image": "x", "readinessProbe": {{"tcpSocket": {{"host": "{values["host"]}", "port": 99}}}}}}'
+    )
     assert program_of(unknown, {}) == StandIn()

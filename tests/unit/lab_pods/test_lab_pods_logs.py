@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,7 +35,9 @@ async def test_times_are_rfc3339_with_nine_digits() -> None:
     assert stamp(0) == b"1970-01-01T00:00:00.000000000Z"
 
 
-@pytest.mark.parametrize(("tail", "expected"), [(0, b""), (1, b"c\n"), (2, b"b\nc\n"), (9, b"a\nb\nc\n"), (-1, b"a\nb\nc\n")])
+@pytest.mark.parametrize(
+    ("tail", "expected"), [(0, b""), (1, b"c\n"), (2, b"b\nc\n"), (9, b"a\nb\nc\n"), (-1, b"a\nb\nc\n")]
+)
 async def test_tails(tail: int, expected: bytes) -> None:
     assert await shown(ring_of(b"a", b"b", b"c"), tail=tail) == expected
 
@@ -48,7 +51,9 @@ async def test_since_and_limit() -> None:
 
 def test_options_as_the_api_gives_them() -> None:
     now = T0 + timedelta(seconds=60)
-    options = options_of({"follow": True, "tailLines": 3, "sinceSeconds": 60, "limitBytes": 7, "timestamps": False}, now)
+    options = options_of(
+        {"follow": True, "tailLines": 3, "sinceSeconds": 60, "limitBytes": 7, "timestamps": False}, now
+    )
     assert options == LogOptions(follow=True, tail=3, since=nanoseconds(T0), limit=7)
     assert options_of({"sinceTime": T0, "sinceSeconds": 1}, now).since == nanoseconds(T0)
     assert options_of({}, now) == LogOptions()
@@ -68,7 +73,7 @@ def test_output_cut_anywhere_gives_the_same_log(data: bytes, places: list[int]) 
     marks = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     ring = LogRing(1 << 20)
     writer = LineWriter(ring, 1, lambda: T0)
-    for start, end in zip(marks, marks[1:], strict=False):
+    for start, end in itertools.pairwise(marks):
         writer.feed(data[start:end])
     writer.finish()
     text = b"".join(line.text + (b"" if line.partial else b"\n") for _, line in ring.lines())
@@ -92,7 +97,7 @@ async def test_followers_see_lines_until_the_end() -> None:
 
     async def follow() -> None:
         async for part in read_log(ring, LogOptions(follow=True)):
-            seen.append(part)
+            seen.extend((part,))
 
     task = asyncio.create_task(follow())
     await asyncio.sleep(0)

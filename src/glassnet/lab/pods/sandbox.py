@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +17,11 @@ from glassnet.lab.pods import images
 from glassnet.lab.pods.calls import open_stream, run
 from glassnet.lab.pods.environment import expand, pack, process_env, unpack
 from glassnet.lab.pods.logs import LogRing
-from glassnet.lab.pods.processes import ProcessContainer, start_process
+from glassnet.lab.pods.processes import ContainerStartError, ProcessContainer, start_process
 from glassnet.lab.pods.servers import BuiltIn
-from glassnet.lab.pods.sessions import LogSession, ProcessSession, failure_code, start_exec, start_failure
+from glassnet.lab.pods.sessions import FailedSession, ProcessSession, failure_code, start_exec, start_failure
 from glassnet.lab.pods.surroundings import PodIdentity, Surroundings
 from glassnet.net.errors import KernelError, LabError
-
-Session = ProcessSession | LogSession
 
 
 class Instance:
@@ -130,8 +129,9 @@ class LabPod:
     ) -> BuiltIn | ProcessContainer:
         """See PodSandbox.start; `$(NAME)` in command and args is expanded here. `attempt` changes nothing: each start is a new
         container with a log of its own, the log before it is kept. Raises ContainerStartError."""
+        where = f"pod {self.identity.namespace}/{self.identity.name}"
         if self._gone:
-            raise LabError(f"pod {self.identity.namespace}/{self.identity.name}: its sandbox has been removed")
+            raise LabError(f"{where}: its sandbox has been removed")
         stand_in = images.is_stand_in(container)
         read_only = {mount.mount_path for mount in container.volume_mounts if mount.read_only}
         instance = Instance(
@@ -144,6 +144,9 @@ class LabPod:
             instance.running = await self._start_process(program, container, instance, id)
         else:
             instance.running = await self._start_built_in(program, container, instance, id)
+        if self._gone:  # removed while this was being started
+            await instance.running.stop(0)
+            raise LabError(f"{where}: its sandbox has been removed")
         self._instances[container.name] = instance
         return instance.running
 
@@ -173,6 +176,8 @@ class LabPod:
     ) -> ProcessContainer:
         await self._furnish(instance)
         env = process_env(unpack(instance.env), self.identity.hostname, container.tty)
+        if container.tty and (missing := await self._missing(program.argv[0], env)):
+            raise ContainerStartError(start_failure(program.argv[0], missing))
         log = self._new_log(container.name, self._makings.process_limit)
         return await start_process(
             self._kernel, program.argv, env, instance.cwd, id, container.stdin, container.tty, log, self._makings.now
@@ -198,12 +203,21 @@ class LabPod:
 
     # -- into containers
 
-    async def exec(self, container: str, command: Sequence[str], stdin: bool, tty: bool) -> object:
+    async def exec(
+        self, container: str, command: Sequence[str], stdin: bool, tty: bool
+    ) -> ProcessSession | FailedSession:
         """Start a program in a container's surroundings; returns an ExecSession."""
         instance = self._instances[container]
         await self._furnish(instance)
         env = process_env(unpack(instance.env), self.identity.hostname, tty)
+        if tty and (missing := await self._missing(command[0], env)):
+            return FailedSession(start_failure(command[0], missing), failure_code(missing), tty)
         return await start_exec(self._kernel, command, env, instance.cwd, stdin, tty)
+
+    async def _missing(self, program: str, env: Mapping[str, str]) -> KernelError | None:
+        """On a terminal a program is started by another one (setsid), so whether it is there is asked first."""
+        code, _ = await run(self._kernel, ("/bin/sh", "-c", 'command -v -- "$1"', "sh", program), 10.0, env)
+        return KernelError(f"start {program}", errno.ENOENT) if code else None
 
     async def exec_probe(self, container: str, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """See PodSandbox.exec_probe. In a stand-in every command succeeds: what it asks for is in the image nobody has."""

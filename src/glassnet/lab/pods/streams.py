@@ -140,9 +140,7 @@ class LabStreams:
                 return await open_stream(netns, host, port, FORWARD_TIMEOUT)
             except OSError as error:
                 shown = f"[{host}]" if ":" in host else host
-                said.append(
-                    f"IPv{family[-1]}: dial {family} {shown}:{port}: connect: {plain_words(error)}"
-                )
+                said.append(f"IPv{family[-1]}: dial {family} {shown}:{port}: connect: {plain_words(error)}")
         where = sandbox.netns_path or "the node's network namespace"
         raise ApiError(
             500, "InternalError", f'failed to connect to localhost:{port} inside namespace "{where}", {" ".join(said)}'
