@@ -18,7 +18,7 @@ from glassnet.kube.runtime import ExecSession
 from glassnet.kube.types import Container, Pod, decode
 from glassnet.kube.view import Key
 from glassnet.lab.pods.processes import ContainerStartError
-from glassnet.net.errors import ApiError, LabError
+from glassnet.net.errors import ApiError, KernelError, LabError
 
 pytestmark = pytest.mark.kernel
 
@@ -394,3 +394,13 @@ async def test_nothing_starts_in_a_removed_sandbox(node: Node) -> None:
     await sandbox.remove()
     with pytest.raises(LabError, match="removed"):
         await sandbox.start(container, {}, {}, 0)
+
+
+@pytest.mark.parametrize("container", [box("sleep", "4321"), '{"name": "c", "image": "nginx"}'])
+async def test_a_sandbox_removed_while_a_container_starts(node: Node, container: str) -> None:
+    sandbox, _, (spec,) = await node.pod("box", container)
+    starting = asyncio.create_task(sandbox.start(spec, {}, {}, 0))
+    await asyncio.sleep(0)
+    await sandbox.remove()
+    with pytest.raises((LabError, KernelError, OSError)):
+        await asyncio.wait_for(starting, 10)

@@ -129,9 +129,7 @@ class LabPod:
     ) -> BuiltIn | ProcessContainer:
         """See PodSandbox.start; `$(NAME)` in command and args is expanded here. `attempt` changes nothing: each start is a new
         container with a log of its own, the log before it is kept. Raises ContainerStartError."""
-        where = f"pod {self.identity.namespace}/{self.identity.name}"
-        if self._gone:
-            raise LabError(f"{where}: its sandbox has been removed")
+        self._must_be_there()
         stand_in = images.is_stand_in(container)
         read_only = {mount.mount_path for mount in container.volume_mounts if mount.read_only}
         instance = Instance(
@@ -140,15 +138,24 @@ class LabPod:
         words = {"command": expand(container.command, env), "args": expand(container.args, env)}
         program = images.program_of(msgspec.structs.replace(container, **words), env)
         id = f"glassnet://{self._makings.random(32).hex()}"
-        if isinstance(program, images.Run):
-            instance.running = await self._start_process(program, container, instance, id)
-        else:
-            instance.running = await self._start_built_in(program, container, instance, id)
-        if self._gone:  # removed while this was being started
+        try:
+            if isinstance(program, images.Run):
+                instance.running = await self._start_process(program, container, instance, id)
+            else:
+                instance.running = await self._start_built_in(program, container, instance, id)
+        except OSError as error:  # the namespaces went meanwhile, or descriptors have run out
+            raise LabError(f"pod {self.identity.namespace}/{self.identity.name}: {error}") from None
+        try:
+            self._must_be_there()
+        except LabError:  # removed while this was being started
             await instance.running.stop(0)
-            raise LabError(f"{where}: its sandbox has been removed")
+            raise
         self._instances[container.name] = instance
         return instance.running
+
+    def _must_be_there(self) -> None:
+        if self._gone:
+            raise LabError(f"pod {self.identity.namespace}/{self.identity.name}: its sandbox has been removed")
 
     def _new_log(self, container: str, limit: int) -> LogRing:
         logs = self.logs.setdefault(container, ContainerLogs())
