@@ -46,5 +46,11 @@ def _read(obj: dict[str, Any], path: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
-        return "false" if path in ("spec.unschedulable", "spec.hostNetwork") else "0" if path.startswith("status.") and path.endswith(("replicas", "succeeded")) else ""
+        return (
+            "false"
+            if path in ("spec.unschedulable", "spec.hostNetwork")
+            else "0"
+            if path.startswith("status.") and path.endswith(("replicas", "succeeded"))
+            else ""
+        )
     return str(value)

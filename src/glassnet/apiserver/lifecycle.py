@@ -37,7 +37,9 @@ def on_delete(kind: Kind, obj: Obj, options: DeleteOptions, now: datetime) -> Li
     if metadata.get("deletionTimestamp"):
         current = metadata.get("deletionGracePeriodSeconds") or 0
         if grace < current:
-            start = datetime.fromisoformat(metadata["deletionTimestamp"].replace("Z", "+00:00")) - timedelta(seconds=current)
+            start = datetime.fromisoformat(metadata["deletionTimestamp"].replace("Z", "+00:00")) - timedelta(
+                seconds=current
+            )
             metadata["deletionTimestamp"] = stamp(start + timedelta(seconds=grace))
             metadata["deletionGracePeriodSeconds"] = grace
             changed = True

@@ -25,18 +25,24 @@ class LocalApi:
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj:
         return decode(self.server.get(kind, namespace, name))
 
-    async def list(self, kind: Kind, namespace: str = "", label_selector: str = "", field_selector: str = "") -> list[Obj]:
+    async def list(
+        self, kind: Kind, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> list[Obj]:
         matches = self.server.select(kind, label_selector, field_selector)
         return [decode(raw) for _, raw in self.server.store.all(kind, namespace) if matches is None or matches(raw)]
 
-    async def create(self, kind: Kind, namespace: str, body: Mapping[str, Any], subresource: str = "", name: str = "") -> Obj:
+    async def create(
+        self, kind: Kind, namespace: str, body: Mapping[str, Any], subresource: str = "", name: str = ""
+    ) -> Obj:
         if subresource == "binding":
             return subresources.bind(self.server, namespace, name, body, Request())
         if subresource == "eviction":
             return subresources.evict(self.server, namespace, name, body, Request())
         return self.server.create(kind, namespace, body)
 
-    async def update(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], subresource: str = "") -> Obj:
+    async def update(
+        self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], subresource: str = ""
+    ) -> Obj:
         if subresource == "finalize":
             return subresources.finalize(self.server, name, body, Request())
         return self.server.update(kind, namespace, name, body, subresource=subresource)
@@ -56,7 +62,13 @@ class LocalApi:
         return self.server.patch(kind, namespace, name, body, content_type, request, subresource)
 
     async def delete(
-        self, kind: Kind, namespace: str, name: str, uid: str = "", grace: int | None = None, propagation: str = "Background"
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        uid: str = "",
+        grace: int | None = None,
+        propagation: str = "Background",
     ) -> Obj:
         return self.server.delete(kind, namespace, name, DeleteOptions(uid, "", grace, propagation))
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from glassnet.apiserver import admission, lifecycle, schema
+from glassnet.apiserver import lifecycle, schema
 from glassnet.apiserver.fields import field_reader
 from glassnet.apiserver.request import DeleteOptions, Request
 from glassnet.apiserver.schema import ServiceAllocator
+from glassnet.apiserver.schema.errors import bad_request
 from glassnet.apiserver.store import Store
 from glassnet.kube import kinds, selectors
 from glassnet.kube.kinds import Kind
@@ -48,10 +49,12 @@ def decode(raw: bytes) -> Obj:
 class ApiServer:
     """The embedded API server's core."""
 
-    def __init__(self, store: Store, *, now: Callable[[], datetime], random: Random, service_cidr: str = "10.32.0.0/24") -> None:
+    def __init__(
+        self, store: Store, *, now: Callable[[], datetime], random: Random, service_cidr: str = "10.32.0.0/24"
+    ) -> None:
         self.store, self._now, self._random = store, now, random
         self.schema = schema.load()
-        self.services = ServiceAllocator(service_cidr, random=random)
+        self.services = ServiceAllocator(service_cidr, chooser=random)
         for _, raw in store.all(kinds.SERVICE):
             self.services.reserve(decode(raw))
         for name in SYSTEM_NAMESPACES:
@@ -78,12 +81,14 @@ class ApiServer:
         try:
             by_label, by_field = selectors.parse(label_selector), selectors.parse_fields(field_selector)
         except ParseError as error:
-            raise schema.bad_request(f"unable to parse requirement: {error}") from None
+            raise bad_request(f"unable to parse requirement: {error}") from None
         read = field_reader(kind, [path for path, _, _ in by_field])
 
         def matches(raw: bytes) -> bool:
             obj = decode(raw)
-            return selectors.matches(by_label, obj["metadata"].get("labels") or {}) and selectors.fields_match(by_field, lambda path: read(obj, path))
+            return selectors.matches(by_label, obj["metadata"].get("labels") or {}) and selectors.fields_match(
+                by_field, lambda path: read(obj, path)
+            )
 
         return matches
 
@@ -96,7 +101,8 @@ class ApiServer:
         metadata = obj["metadata"]
         if kind.namespaced:
             self._check_namespace(kind, namespace, metadata)
-        schema.prepare_create(kind, obj)
+        for field in ("uid", "creationTimestamp", "resourceVersion"):
+            metadata.pop(field, None)
         generate = metadata.get("generateName") if not metadata.get("name") else None
         metadata["uid"] = self._uid()
         metadata["creationTimestamp"] = lifecycle.stamp(self._now())
@@ -106,30 +112,55 @@ class ApiServer:
             if self.store.get(kind, Key(namespace, metadata.get("name", ""))) is None:
                 break
         else:
-            raise ApiError(409, "AlreadyExists", f'{kind.resource} "{metadata["name"]}" already exists', _details(kind, metadata["name"]))
+            raise ApiError(
+                409,
+                "AlreadyExists",
+                f'{kind.resource} "{metadata["name"]}" already exists',
+                _details(kind, metadata["name"]),
+            )
         if not generate and self.store.get(kind, Key(namespace, metadata.get("name", ""))) is not None:
-            raise ApiError(409, "AlreadyExists", f'{kind.resource} "{metadata["name"]}" already exists', _details(kind, metadata["name"]))
+            raise ApiError(
+                409,
+                "AlreadyExists",
+                f'{kind.resource} "{metadata["name"]}" already exists',
+                _details(kind, metadata["name"]),
+            )
         schema.default(self.schema, kind, obj)
-        admission.mutate(kind, obj)
+        schema.prepare_create(kind, obj)
         self._check(kind, obj, schema.validate_create(kind, obj))
-        if kind is kinds.SERVICE:
-            self.services.assign(obj, None)
         if request.manager and "managedFields" not in metadata:
             schema.managed_update(self.schema, kind, None, obj, request.manager, "Update", lifecycle.stamp(self._now()))
-        return self.write(kind, Key(namespace, metadata["name"]), obj, None, request)
+        return self._write_allocated(kind, Key(namespace, metadata["name"]), obj, None, request)
 
-    def update(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], request: Request | None = None, subresource: str = "") -> Obj:
+    def update(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any],
+        request: Request | None = None,
+        subresource: str = "",
+    ) -> Obj:
         """Replace an object (or its status). Raises ApiError (404, 409, 422)."""
         request = request or Request()
         new = self._accept(kind, namespace, body, request)
         if (new["metadata"].get("name") or name) != name:
-            raise schema.bad_request(f"the name of the object ({new['metadata']['name']}) does not match the name on the URL ({name})")
+            raise bad_request(
+                f"the name of the object ({new['metadata']['name']}) does not match the name on the URL ({name})"
+            )
         new["metadata"]["name"] = name
         old = decode(self.get(kind, namespace, name))
         return self._replace(kind, Key(namespace, name), new, old, request, subresource, "Update")
 
     def patch(
-        self, kind: Kind, namespace: str, name: str, patch: Any, content_type: str, request: Request | None = None, subresource: str = ""
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        patch: Any,
+        content_type: str,
+        request: Request | None = None,
+        subresource: str = "",
     ) -> Obj:
         """Patch an object; `content_type` is one of the four patch types. An apply patch creates what is not there."""
         request = request or Request()
@@ -146,19 +177,31 @@ class ApiServer:
         elif content_type == STRATEGIC:
             new = schema.strategic_merge(self.schema, kind, old, patch)
         else:
-            raise ApiError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, {MERGE_PATCH}, {APPLY}, {STRATEGIC}")
+            raise ApiError(
+                415,
+                "UnsupportedMediaType",
+                f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, {MERGE_PATCH}, {APPLY}, {STRATEGIC}",
+            )
         if not isinstance(new, dict):
-            raise schema.bad_request("the patch does not leave an object")
-        return self._replace(kind, Key(namespace, name), self._accept(kind, namespace, new, request), old, request, subresource, "Update")
+            raise bad_request("the patch does not leave an object")
+        return self._replace(
+            kind, Key(namespace, name), self._accept(kind, namespace, new, request), old, request, subresource, "Update"
+        )
 
-    def _apply(self, kind: Kind, namespace: str, name: str, patch: Any, live: Obj | None, request: Request, subresource: str) -> Obj:
+    def _apply(
+        self, kind: Kind, namespace: str, name: str, patch: Any, live: Obj | None, request: Request, subresource: str
+    ) -> Obj:
         if not request.manager:
-            raise ApiError(400, "BadRequest", "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+            raise ApiError(
+                400,
+                "BadRequest",
+                'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
+            )
         config = self._accept(kind, namespace, patch, request)
         if (config["metadata"].get("name") or name) != name:
-            raise schema.bad_request("metadata.name does not match the name on the URL")
+            raise bad_request("metadata.name does not match the name on the URL")
         if config["metadata"].get("managedFields"):
-            raise schema.bad_request("metadata.managedFields must be nil")
+            raise bad_request("metadata.managedFields must be nil")
         now = lifecycle.stamp(self._now())
         merged = schema.apply(self.schema, kind, live, config, request.manager, request.force, now, subresource)
         merged["metadata"]["name"] = name
@@ -169,44 +212,68 @@ class ApiServer:
         merged["metadata"]["managedFields"] = books
         return self.create(kind, namespace, merged, keep)
 
-    def _replace(self, kind: Kind, key: Key, new: Obj, old: Obj, request: Request, subresource: str, operation: str) -> Obj:
+    def _replace(
+        self, kind: Kind, key: Key, new: Obj, old: Obj, request: Request, subresource: str, operation: str
+    ) -> Obj:
         before, metadata = old["metadata"], new["metadata"]
         if metadata.get("resourceVersion") and metadata["resourceVersion"] != before["resourceVersion"]:
-            raise conflict(kind, key.name, "the object has been modified; please apply your changes to the latest version and try again")
+            raise conflict(
+                kind,
+                key.name,
+                "the object has been modified; please apply your changes to the latest version and try again",
+            )
         if metadata.get("uid") and metadata["uid"] != before["uid"]:
-            raise conflict(kind, key.name, f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {before['uid']}")
+            raise conflict(
+                kind,
+                key.name,
+                f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {before['uid']}",
+            )
         if kind.namespaced:
             metadata["namespace"] = key.namespace
-        schema.prepare_update(kind, new, old, subresource)
         if subresource != "status":
             schema.default(self.schema, kind, new)
-            admission.mutate(kind, new)
-            if kind is kinds.SERVICE and new["spec"].get("type") != "ExternalName" and not new["spec"].get("clusterIP"):
-                new["spec"]["clusterIP"] = old["spec"].get("clusterIP", "")
+        schema.prepare_update(kind, new, old, subresource)
+        if subresource != "status":
             self._check(kind, new, schema.validate_update(kind, new, old))
-            if kind is kinds.SERVICE:
-                self.services.assign(new, old)
         else:
             self._check(kind, new, schema.validate_status(kind, new, old))
         if operation == "Update":
             if request.manager:
-                schema.managed_update(self.schema, kind, old, new, request.manager, operation, lifecycle.stamp(self._now()), subresource)
+                schema.managed_update(
+                    self.schema, kind, old, new, request.manager, operation, lifecycle.stamp(self._now()), subresource
+                )
             elif "managedFields" in before:
                 metadata["managedFields"] = before["managedFields"]
         if lifecycle.may_go(kind, new):
             return self.remove(kind, key, new, request)
-        return self.write(kind, key, new, old, request)
+        return self._write_allocated(kind, key, new, old, request)
 
-    def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions | None = None, request: Request | None = None) -> Obj:
+    def delete(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        options: DeleteOptions | None = None,
+        request: Request | None = None,
+    ) -> Obj:
         """Delete an object, or start its deletion; the object as it is now. Raises ApiError (404, 409)."""
         request, options = request or Request(), options or DeleteOptions()
         obj = decode(self.get(kind, namespace, name))
         metadata = obj["metadata"]
         for field, wanted in (("uid", options.uid), ("resourceVersion", options.resource_version)):
             if wanted and metadata[field] != wanted:
-                raise conflict(kind, name, f"Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {metadata[field]}")
+                raise conflict(
+                    kind,
+                    name,
+                    f"Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {metadata[field]}",
+                )
         if kind is kinds.NAMESPACE and name in SYSTEM_NAMESPACES:
-            raise ApiError(403, "Forbidden", f'namespaces "{name}" is forbidden: this namespace may not be deleted', _details(kind, name))
+            raise ApiError(
+                403,
+                "Forbidden",
+                f'namespaces "{name}" is forbidden: this namespace may not be deleted',
+                _details(kind, name),
+            )
         old = copy.deepcopy(obj)
         verdict = lifecycle.on_delete(kind, obj, options, self._now())
         if verdict == "remove":
@@ -214,6 +281,20 @@ class ApiServer:
         return obj if verdict == "keep" else self.write(kind, Key(namespace, name), obj, old, request)
 
     # -- the last steps of every write
+
+    def _write_allocated(self, kind: Kind, key: Key, obj: Obj, old: Obj | None, request: Request) -> Obj:
+        """Write, with a Service's addresses and ports taken first and given back when the write does not happen."""
+        if kind is not kinds.SERVICE:
+            return self.write(kind, key, obj, old, request)
+        undo = self.services.assign(obj, old)
+        try:
+            written = self.write(kind, key, obj, old, request)
+        except ApiError:
+            undo()
+            raise
+        if request.dry_run:
+            undo()
+        return written
 
     def write(self, kind: Kind, key: Key, obj: Obj, old: Obj | None, request: Request) -> Obj:
         """Store a checked object; nothing is written for a dry run, or when nothing changed."""
@@ -233,10 +314,6 @@ class ApiServer:
             return encode(obj)
 
         self.store.put(kind, key, with_revision)
-        if kind is kinds.SERVICE:
-            if old is not None:
-                self.services.release(old)
-            self.services.reserve(obj)
         return obj
 
     def remove(self, kind: Kind, key: Key, obj: Obj, request: Request) -> Obj:
@@ -256,9 +333,9 @@ class ApiServer:
     def _accept(self, kind: Kind, namespace: str, body: Mapping[str, Any], request: Request) -> Obj:
         """A private copy of what the client sent, checked for kind, namespace and unknown fields."""
         if not isinstance(body, Mapping):
-            raise schema.bad_request("the object provided is unrecognized (must be of type Object)")
+            raise bad_request("the object provided is unrecognized (must be of type Object)")
         if body.get("kind", kind.name) != kind.name or body.get("apiVersion", kind.api_version) != kind.api_version:
-            raise schema.bad_request(
+            raise bad_request(
                 f"the API version in the data ({body.get('apiVersion')}, Kind={body.get('kind')}) does not match the expected API version "
                 f"({kind.api_version}, Kind={kind.name})"
             )
@@ -266,14 +343,16 @@ class ApiServer:
         if request.validation != "Ignore" or request.manager:
             unknown = schema.unknown_fields(self.schema, kind, obj)
             if unknown and request.validation == "Strict":
-                raise schema.bad_request(f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: strict decoding error: {", ".join(unknown)}')
+                raise bad_request(
+                    f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: strict decoding error: {", ".join(unknown)}'
+                )
             if request.validation == "Warn":
                 request.warnings += unknown
             schema.prune(self.schema, kind, obj)
         metadata = obj["metadata"] = dict(obj.get("metadata") or {})
         if kind.namespaced:
             if metadata.get("namespace", namespace) != namespace:
-                raise schema.bad_request(
+                raise bad_request(
                     f"the namespace of the provided object does not match the namespace sent on the request ({metadata['namespace']} != {namespace})"
                 )
             metadata["namespace"] = namespace
@@ -295,7 +374,16 @@ class ApiServer:
                 403,
                 "Forbidden",
                 f'{kind.resource} "{name}" is forbidden: unable to create new content in namespace {namespace} because it is being terminated',
-                {**_details(kind, name), "causes": [{"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated", "field": "metadata.namespace"}]},
+                {
+                    **_details(kind, name),
+                    "causes": [
+                        {
+                            "reason": "NamespaceTerminating",
+                            "message": f"namespace {namespace} is being terminated",
+                            "field": "metadata.namespace",
+                        }
+                    ],
+                },
             )
 
     def _uid(self) -> str:
@@ -311,7 +399,9 @@ def not_found(kind: Kind, name: str) -> ApiError:
 
 def conflict(kind: Kind, name: str, why: str) -> ApiError:
     """The 409 answer to a write that is based on something outdated."""
-    return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}', _details(kind, name))
+    return ApiError(
+        409, "Conflict", f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}', _details(kind, name)
+    )
 
 
 def _details(kind: Kind, name: str) -> Obj:

@@ -41,7 +41,9 @@ class Store:
                 "CREATE TABLE IF NOT EXISTS objects (resource TEXT, namespace TEXT, name TEXT, revision INTEGER, raw BLOB, "
                 "PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID"
             )
-            self._db.execute("CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 0), value INTEGER)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 0), value INTEGER)"
+            )
             row = self._db.execute("SELECT value FROM revision").fetchone()
         except sqlite3.Error as error:
             raise _storage(path, error) from None
@@ -63,7 +65,11 @@ class Store:
     def all(self, kind: Kind, namespace: str = "") -> list[tuple[Key, bytes]]:
         """Objects of a kind (of one namespace when given), sorted by key."""
         found = self._objects.get(kind, {})
-        return sorted(found.items()) if not namespace else sorted((k, raw) for k, raw in found.items() if k.namespace == namespace)
+        return (
+            sorted(found.items())
+            if not namespace
+            else sorted((k, raw) for k, raw in found.items() if k.namespace == namespace)
+        )
 
     def all_at(self, kind: Kind, namespace: str, revision: int) -> list[tuple[Key, bytes]]:
         """The same as of an earlier revision. Raises ApiError 410 when that is forgotten."""
@@ -114,7 +120,10 @@ class Store:
         """Remove an object; `encode(revision)` gives the JSON that watches see last. Raises as `put`, and KeyError when it is not there."""
         previous = self._objects[kind][key]
         raw = encode(self.revision + 1)
-        self._commit("DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?", (_resource(kind), key.namespace, key.name))
+        self._commit(
+            "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?",
+            (_resource(kind), key.namespace, key.name),
+        )
         del self._objects[kind][key]
         self._tell(StoreEvent(self.revision, "DELETED", kind, key, raw, previous))
         return raw

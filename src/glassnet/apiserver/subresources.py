@@ -15,6 +15,10 @@ from glassnet.kube.view import Key
 from glassnet.net.errors import ApiError
 
 Obj = dict[str, Any]
+WITH_STATUS = {
+    kinds.NAMESPACE, kinds.NODE, kinds.POD, kinds.SERVICE, kinds.REPLICATION_CONTROLLER, kinds.DEPLOYMENT, kinds.REPLICA_SET,
+    kinds.DAEMON_SET, kinds.STATEFUL_SET, kinds.JOB, kinds.INGRESS,
+}  # fmt: skip
 SCALABLE = {kinds.DEPLOYMENT, kinds.REPLICA_SET, kinds.STATEFUL_SET, kinds.REPLICATION_CONTROLLER}
 
 
@@ -37,20 +41,36 @@ def _scale_of(kind: Kind, obj: Obj) -> Obj:
     }
 
 
-def put_scale(server: ApiServer, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], request: Request) -> Obj:
+def put_scale(
+    server: ApiServer, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], request: Request
+) -> Obj:
     """Set the number of replicas. Raises ApiError 409 for an outdated resourceVersion, 422 for a negative number."""
     obj = decode(server.get(kind, namespace, name))
     version = (body.get("metadata") or {}).get("resourceVersion")
     if version and version != obj["metadata"]["resourceVersion"]:
-        raise conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
+        raise conflict(
+            kind, name, "the object has been modified; please apply your changes to the latest version and try again"
+        )
     replicas = (body.get("spec") or {}).get("replicas", 0)
     if not isinstance(replicas, int) or replicas < 0:
-        raise schema.invalid(kind, name, [schema.FieldError("FieldValueInvalid", f"Invalid value: {replicas}: must be greater than or equal to 0", "spec.replicas")])
+        raise schema.invalid(
+            kind,
+            name,
+            [
+                schema.FieldError(
+                    "FieldValueInvalid",
+                    f"Invalid value: {replicas}: must be greater than or equal to 0",
+                    "spec.replicas",
+                )
+            ],
+        )
     obj["spec"]["replicas"] = replicas
     return _scale_of(kind, server.update(kind, namespace, name, obj, request))
 
 
-def patch_scale(server: ApiServer, kind: Kind, namespace: str, name: str, patch: Any, content_type: str, request: Request) -> Obj:
+def patch_scale(
+    server: ApiServer, kind: Kind, namespace: str, name: str, patch: Any, content_type: str, request: Request
+) -> Obj:
     """Patch the Scale object."""
     scale = get_scale(server, kind, namespace, name)
     changed = schema.json_patch(scale, patch) if "json-patch" in content_type else schema.merge_patch(scale, patch)
@@ -69,12 +89,19 @@ def bind(server: ApiServer, namespace: str, name: str, body: Mapping[str, Any], 
         raise conflict(kinds.POD, name, f"pod {name} is being deleted, cannot be assigned to a host")
     target = (body.get("target") or {}).get("name")
     if not target:
-        raise schema.invalid(kinds.POD, name, [schema.FieldError("FieldValueRequired", "Required value", "target.name")])
+        raise schema.invalid(
+            kinds.POD, name, [schema.FieldError("FieldValueRequired", "Required value", "target.name")]
+        )
     old = dict(pod)
     pod = {**pod, "spec": {**pod["spec"], "nodeName": target}, "metadata": dict(pod["metadata"])}
     status = dict(pod.get("status") or {})
     others = [c for c in status.get("conditions") or () if c["type"] != "PodScheduled"]
-    scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": lifecycle.stamp(server.now())}
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "True",
+        "lastProbeTime": None,
+        "lastTransitionTime": lifecycle.stamp(server.now()),
+    }
     pod["status"] = {**status, "conditions": [*others, scheduled]}
     server.write(kinds.POD, Key(namespace, name), pod, old, request)
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
@@ -98,4 +125,6 @@ def finalize(server: ApiServer, name: str, body: Mapping[str, Any], request: Req
 
 def unsupported(kind: Kind, subresource: str) -> ApiError:
     """The 404 answer for a subresource a kind does not have."""
-    return ApiError(404, "NotFound", "the server could not find the requested resource", {"kind": kind.plural, "name": subresource})
+    return ApiError(
+        404, "NotFound", "the server could not find the requested resource", {"kind": kind.plural, "name": subresource}
+    )

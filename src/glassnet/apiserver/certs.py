@@ -1,0 +1,109 @@
+"""Certificates of a lab: its own authority, the server's certificate, the administrator's; and the kubeconfig that holds them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_YEARS = timedelta(days=3650)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM texts."""
+
+    ca: bytes
+    server: bytes
+    server_key: bytes
+    admin: bytes
+    admin_key: bytes
+
+
+def make(names: Iterable[str], addresses: Iterable[str], now: datetime) -> Certificates:
+    """A fresh authority (ECDSA P-256), a server certificate for names and addresses, a client certificate of system:masters."""
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "glassnet")])
+    ca = (
+        _builder(ca_name, ca_name, ca_key, now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(True, False, False, False, False, True, True, False, False), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+    alternatives += [x509.IPAddress(ip_address(address)) for address in addresses]
+    server_key = ec.generate_private_key(ec.SECP256R1())
+    server = (
+        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")]), ca_name, server_key, now)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    admin_key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes-admin"),
+        ]
+    )
+    admin = (
+        _builder(who, ca_name, admin_key, now)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    return Certificates(_pem(ca), _pem(server), _key(server_key), _pem(admin), _key(admin_key))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + _YEARS)
+    )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def kubeconfig(name: str, server: str, ca: bytes, certificate: bytes, key: bytes) -> str:
+    """A kubeconfig (JSON, which is YAML) with one cluster, user and context called after the lab."""
+
+    def text(raw: bytes) -> str:
+        return base64.b64encode(raw).decode()
+
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": text(ca)}}],
+        "users": [
+            {
+                "name": f"{name}-admin",
+                "user": {"client-certificate-data": text(certificate), "client-key-data": text(key)},
+            }
+        ],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": f"{name}-admin"}}],
+        "current-context": name,
+        "preferences": {},
+    }
+    return json.dumps(config, indent=2) + "\n"
