@@ -14,8 +14,8 @@ from aiohttp import web
 from glassnet import __version__
 from glassnet.apiserver import schema, subresources
 from glassnet.apiserver.auth import User
-from glassnet.apiserver.schema.errors import bad_request
 from glassnet.apiserver.request import DeleteOptions, Request
+from glassnet.apiserver.schema.errors import bad_request
 from glassnet.apiserver.server import ApiServer, decode
 from glassnet.apiserver.watch import Watch, WatchOptions
 from glassnet.kube import kinds
@@ -165,7 +165,7 @@ class Resource:
         server, (namespace, name, sub) = request.app[SERVER], _place(request)
         if sub == "scale" and self.kind in subresources.SCALABLE:
             return answer(subresources.get_scale(server, self.kind, namespace, name))
-        if sub and not (sub == "status" and self.kind in subresources.WITH_STATUS):
+        if sub and not (sub == "status" and self.kind in schema.WITH_STATUS):
             raise subresources.unsupported(self.kind, sub)
         raw = server.get(self.kind, namespace, name)
         if form := _table_form(request):
@@ -301,7 +301,7 @@ class Resource:
         raise subresources.unsupported(self.kind, sub)
 
     def _check_subresource(self, sub: str) -> None:
-        if sub and not (sub == "status" and self.kind in subresources.WITH_STATUS):
+        if sub and not (sub == "status" and self.kind in schema.WITH_STATUS):
             raise subresources.unsupported(self.kind, sub)
 
     def _shown(self, request: web.Request, obj: dict[str, Any], status: int, options: Request) -> web.Response:

@@ -13,11 +13,10 @@ from typing import Any
 
 import msgspec
 
-from glassnet.apiserver import lifecycle, schema
+from glassnet.apiserver import admission, lifecycle, schema
 from glassnet.apiserver.fields import field_reader
 from glassnet.apiserver.request import DeleteOptions, Request
 from glassnet.apiserver.schema import ServiceAllocator
-from glassnet.apiserver.schema.errors import bad_request
 from glassnet.apiserver.store import Store
 from glassnet.kube import kinds, selectors
 from glassnet.kube.kinds import Kind
@@ -54,7 +53,7 @@ class ApiServer:
     ) -> None:
         self.store, self._now, self._random = store, now, random
         self.schema = schema.load()
-        self.services = ServiceAllocator(service_cidr, chooser=random)
+        self.services = ServiceAllocator(service_cidr, random=random)
         for _, raw in store.all(kinds.SERVICE):
             self.services.reserve(decode(raw))
         for name in SYSTEM_NAMESPACES:
@@ -81,7 +80,7 @@ class ApiServer:
         try:
             by_label, by_field = selectors.parse(label_selector), selectors.parse_fields(field_selector)
         except ParseError as error:
-            raise bad_request(f"unable to parse requirement: {error}") from None
+            raise schema.bad_request(f"unable to parse requirement: {error}") from None
         read = field_reader(kind, [path for path, _, _ in by_field])
 
         def matches(raw: bytes) -> bool:
@@ -101,8 +100,7 @@ class ApiServer:
         metadata = obj["metadata"]
         if kind.namespaced:
             self._check_namespace(kind, namespace, metadata)
-        for field in ("uid", "creationTimestamp", "resourceVersion"):
-            metadata.pop(field, None)
+        schema.prepare_create(kind, obj)
         generate = metadata.get("generateName") if not metadata.get("name") else None
         metadata["uid"] = self._uid()
         metadata["creationTimestamp"] = lifecycle.stamp(self._now())
@@ -126,11 +124,13 @@ class ApiServer:
                 _details(kind, metadata["name"]),
             )
         schema.default(self.schema, kind, obj)
-        schema.prepare_create(kind, obj)
+        admission.mutate(kind, obj)
         self._check(kind, obj, schema.validate_create(kind, obj))
+        if kind is kinds.SERVICE:
+            self.services.assign(obj, None)
         if request.manager and "managedFields" not in metadata:
             schema.managed_update(self.schema, kind, None, obj, request.manager, "Update", lifecycle.stamp(self._now()))
-        return self._write_allocated(kind, Key(namespace, metadata["name"]), obj, None, request)
+        return self.write(kind, Key(namespace, metadata["name"]), obj, None, request)
 
     def update(
         self,
@@ -145,7 +145,7 @@ class ApiServer:
         request = request or Request()
         new = self._accept(kind, namespace, body, request)
         if (new["metadata"].get("name") or name) != name:
-            raise bad_request(
+            raise schema.bad_request(
                 f"the name of the object ({new['metadata']['name']}) does not match the name on the URL ({name})"
             )
         new["metadata"]["name"] = name
@@ -183,7 +183,7 @@ class ApiServer:
                 f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, {MERGE_PATCH}, {APPLY}, {STRATEGIC}",
             )
         if not isinstance(new, dict):
-            raise bad_request("the patch does not leave an object")
+            raise schema.bad_request("the patch does not leave an object")
         return self._replace(
             kind, Key(namespace, name), self._accept(kind, namespace, new, request), old, request, subresource, "Update"
         )
@@ -199,9 +199,9 @@ class ApiServer:
             )
         config = self._accept(kind, namespace, patch, request)
         if (config["metadata"].get("name") or name) != name:
-            raise bad_request("metadata.name does not match the name on the URL")
+            raise schema.bad_request("metadata.name does not match the name on the URL")
         if config["metadata"].get("managedFields"):
-            raise bad_request("metadata.managedFields must be nil")
+            raise schema.bad_request("metadata.managedFields must be nil")
         now = lifecycle.stamp(self._now())
         merged = schema.apply(self.schema, kind, live, config, request.manager, request.force, now, subresource)
         merged["metadata"]["name"] = name
@@ -230,11 +230,15 @@ class ApiServer:
             )
         if kind.namespaced:
             metadata["namespace"] = key.namespace
-        if subresource != "status":
-            schema.default(self.schema, kind, new)
         schema.prepare_update(kind, new, old, subresource)
         if subresource != "status":
+            schema.default(self.schema, kind, new)
+            admission.mutate(kind, new)
+            if kind is kinds.SERVICE and new["spec"].get("type") != "ExternalName" and not new["spec"].get("clusterIP"):
+                new["spec"]["clusterIP"] = old["spec"].get("clusterIP", "")
             self._check(kind, new, schema.validate_update(kind, new, old))
+            if kind is kinds.SERVICE:
+                self.services.assign(new, old)
         else:
             self._check(kind, new, schema.validate_status(kind, new, old))
         if operation == "Update":
@@ -246,7 +250,7 @@ class ApiServer:
                 metadata["managedFields"] = before["managedFields"]
         if lifecycle.may_go(kind, new):
             return self.remove(kind, key, new, request)
-        return self._write_allocated(kind, key, new, old, request)
+        return self.write(kind, key, new, old, request)
 
     def delete(
         self,
@@ -282,20 +286,6 @@ class ApiServer:
 
     # -- the last steps of every write
 
-    def _write_allocated(self, kind: Kind, key: Key, obj: Obj, old: Obj | None, request: Request) -> Obj:
-        """Write, with a Service's addresses and ports taken first and given back when the write does not happen."""
-        if kind is not kinds.SERVICE:
-            return self.write(kind, key, obj, old, request)
-        undo = self.services.assign(obj, old)
-        try:
-            written = self.write(kind, key, obj, old, request)
-        except ApiError:
-            undo()
-            raise
-        if request.dry_run:
-            undo()
-        return written
-
     def write(self, kind: Kind, key: Key, obj: Obj, old: Obj | None, request: Request) -> Obj:
         """Store a checked object; nothing is written for a dry run, or when nothing changed."""
         metadata = obj["metadata"]
@@ -314,6 +304,10 @@ class ApiServer:
             return encode(obj)
 
         self.store.put(kind, key, with_revision)
+        if kind is kinds.SERVICE:
+            if old is not None:
+                self.services.release(old)
+            self.services.reserve(obj)
         return obj
 
     def remove(self, kind: Kind, key: Key, obj: Obj, request: Request) -> Obj:
@@ -333,9 +327,9 @@ class ApiServer:
     def _accept(self, kind: Kind, namespace: str, body: Mapping[str, Any], request: Request) -> Obj:
         """A private copy of what the client sent, checked for kind, namespace and unknown fields."""
         if not isinstance(body, Mapping):
-            raise bad_request("the object provided is unrecognized (must be of type Object)")
+            raise schema.bad_request("the object provided is unrecognized (must be of type Object)")
         if body.get("kind", kind.name) != kind.name or body.get("apiVersion", kind.api_version) != kind.api_version:
-            raise bad_request(
+            raise schema.bad_request(
                 f"the API version in the data ({body.get('apiVersion')}, Kind={body.get('kind')}) does not match the expected API version "
                 f"({kind.api_version}, Kind={kind.name})"
             )
@@ -343,7 +337,7 @@ class ApiServer:
         if request.validation != "Ignore" or request.manager:
             unknown = schema.unknown_fields(self.schema, kind, obj)
             if unknown and request.validation == "Strict":
-                raise bad_request(
+                raise schema.bad_request(
                     f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: strict decoding error: {", ".join(unknown)}'
                 )
             if request.validation == "Warn":
@@ -352,7 +346,7 @@ class ApiServer:
         metadata = obj["metadata"] = dict(obj.get("metadata") or {})
         if kind.namespaced:
             if metadata.get("namespace", namespace) != namespace:
-                raise bad_request(
+                raise schema.bad_request(
                     f"the namespace of the provided object does not match the namespace sent on the request ({metadata['namespace']} != {namespace})"
                 )
             metadata["namespace"] = namespace

@@ -15,10 +15,6 @@ from glassnet.kube.view import Key
 from glassnet.net.errors import ApiError
 
 Obj = dict[str, Any]
-WITH_STATUS = {
-    kinds.NAMESPACE, kinds.NODE, kinds.POD, kinds.SERVICE, kinds.REPLICATION_CONTROLLER, kinds.DEPLOYMENT, kinds.REPLICA_SET,
-    kinds.DAEMON_SET, kinds.STATEFUL_SET, kinds.JOB, kinds.INGRESS,
-}  # fmt: skip
 SCALABLE = {kinds.DEPLOYMENT, kinds.REPLICA_SET, kinds.STATEFUL_SET, kinds.REPLICATION_CONTROLLER}
 
 
