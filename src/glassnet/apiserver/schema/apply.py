@@ -47,7 +47,7 @@ def apply(
     others = [e for e in entries if e is not mine]
     wanted = _owned(fieldset.of_value(schema, root, intent))
     held_by_others: FieldSet = set().union(*(_paths(e) for e in others)) if others else set()
-    merged = fieldset.merge(schema, root, before, intent)
+    merged: dict[str, Any] = fieldset.merge(schema, root, before, copy.deepcopy(intent))
     if mine:
         gone = _paths(mine) - wanted - held_by_others
         merged = fieldset.remove(schema, root, merged, gone, wanted | held_by_others)

@@ -35,12 +35,14 @@ class Column(NamedTuple):
 
 
 def _columns(narrow: str, wide: str = "") -> list[Column]:
-    return [Column(name.strip()) for name in narrow.split("|")] + [
+    """Columns by name, those of -o wide apart; `#` before a name makes it one of integers."""
+    return [Column(name.lstrip("#"), "integer" if name.startswith("#") else "string") for name in narrow.split("|")] + [
         Column(name.strip(), wide=True) for name in wide.split("|") if name
     ]
 
 
 PLAIN = _columns("Name|Age")
+_OLD_CLASS = "kubernetes.io/ingress.class"  # the annotation that came before spec.ingressClassName
 
 
 def plain(obj: Obj, now: datetime) -> list[Any]:
@@ -58,7 +60,7 @@ def _containers(spec: Obj) -> list[str]:
 
 
 def _deployment(obj: Obj, now: datetime) -> list[Any]:
-    spec, status = obj["spec"], obj.get("status") or {}
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     ready = f"{_count(status.get('readyReplicas'))}/{spec.get('replicas', 0)}"
     return [
         obj["metadata"]["name"],
@@ -72,7 +74,7 @@ def _deployment(obj: Obj, now: datetime) -> list[Any]:
 
 
 def _replica_set(obj: Obj, now: datetime) -> list[Any]:
-    spec, status = obj["spec"], obj.get("status") or {}
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     chosen = spec.get("selector")
     text = selector_text(chosen) if obj.get("kind") != "ReplicationController" else labels(chosen)
     return [
@@ -87,7 +89,7 @@ def _replica_set(obj: Obj, now: datetime) -> list[Any]:
 
 
 def _daemon_set(obj: Obj, now: datetime) -> list[Any]:
-    spec, s = obj["spec"], obj.get("status") or {}
+    spec, s = obj.get("spec") or {}, obj.get("status") or {}
     counts = [
         _count(s.get(n))
         for n in (
@@ -110,7 +112,7 @@ def _daemon_set(obj: Obj, now: datetime) -> list[Any]:
 
 
 def _stateful_set(obj: Obj, now: datetime) -> list[Any]:
-    spec, status = obj["spec"], obj.get("status") or {}
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     return [
         obj["metadata"]["name"],
         f"{_count(status.get('readyReplicas'))}/{spec.get('replicas', 0)}",
@@ -120,13 +122,17 @@ def _stateful_set(obj: Obj, now: datetime) -> list[Any]:
 
 
 def _job(obj: Obj, now: datetime) -> list[Any]:
-    spec, status = obj["spec"], obj.get("status") or {}
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     done = {c["type"] for c in status.get("conditions") or () if c.get("status") == "True"}
-    state = next((name for name in ("Complete", "Failed", "Suspended") if name in done), "Running")
+    state = next((name for name in ("Complete", "Failed") if name in done), "")
+    if not state and obj["metadata"].get("deletionTimestamp"):
+        state = "Terminating"
+    state = state or next((n for n in ("Suspended", "FailureTarget", "SuccessCriteriaMet") if n in done), "Running")
     if spec.get("completions") is not None:
         completions = f"{_count(status.get('succeeded'))}/{spec['completions']}"
     else:
-        completions = f"{_count(status.get('succeeded'))}/1 of {spec.get('parallelism', 1)}"
+        parallel = _count(spec.get("parallelism"))
+        completions = f"{_count(status.get('succeeded'))}/1" + (f" of {parallel}" if parallel > 1 else "")
     took = ""
     if start := status.get("startTime"):
         took = duration(start, status.get("completionTime"), now)
@@ -142,7 +148,7 @@ def _job(obj: Obj, now: datetime) -> list[Any]:
 
 
 def _service(obj: Obj, now: datetime) -> list[Any]:
-    spec = obj["spec"]
+    spec = obj.get("spec") or {}
     kind = spec.get("type")
     found = [
         i.get("ip") or i.get("hostname")
@@ -161,7 +167,7 @@ def _service(obj: Obj, now: datetime) -> list[Any]:
     )
     return [
         obj["metadata"]["name"],
-        kind,
+        kind or "",
         spec.get("clusterIP") or "<none>",
         shown,
         ports or "<none>",
@@ -177,27 +183,30 @@ def _node(obj: Obj, now: datetime) -> list[Any]:
     if (obj.get("spec") or {}).get("unschedulable"):
         state += ",SchedulingDisabled"
     prefix = "node-role.kubernetes.io/"
-    roles = sorted(key[len(prefix) :] for key in metadata.get("labels") or {} if key.startswith(prefix))
+    given = metadata.get("labels") or {}
+    roles = {key[len(prefix) :] for key in given if key.startswith(prefix)} | {given.get("kubernetes.io/role", "")}
+    shown = ",".join(sorted(roles - {""})) or "<none>"
     info = status.get("nodeInfo") or {}
     addresses = {a["type"]: a["address"] for a in reversed(status.get("addresses") or [])}
     return [
-        metadata["name"], state, ",".join(roles) or "<none>", age(obj, now), info.get("kubeletVersion", ""), addresses.get("InternalIP", "<none>"),
+        metadata["name"], state, shown, age(obj, now), info.get("kubeletVersion", ""), addresses.get("InternalIP", "<none>"),
         addresses.get("ExternalIP", "<none>"), info.get("osImage", "<unknown>"), info.get("kernelVersion", "<unknown>"), info.get("containerRuntimeVersion", "<unknown>"),
     ]  # fmt: skip
 
 
 def _endpoints(obj: Obj, now: datetime) -> list[Any]:
-    found = [
-        f"{a['ip']}:{p['port']}"
-        for subset in obj.get("subsets") or ()
-        for p in subset.get("ports") or ({"port": ""},)
-        for a in subset.get("addresses") or ()
-    ]
+    found = []
+    for subset in obj.get("subsets") or ():
+        addresses = [address["ip"] for address in subset.get("addresses") or ()]
+        if not subset.get("ports"):
+            found += addresses
+        for port in subset.get("ports") or ():
+            found += [f"[{ip}]:{port['port']}" if ":" in ip else f"{ip}:{port['port']}" for ip in addresses]
     return [obj["metadata"]["name"], join(found, 3), age(obj, now)]
 
 
 def _endpoint_slice(obj: Obj, now: datetime) -> list[Any]:
-    ports = [str(p["port"]) for p in obj.get("ports") or () if p.get("port")]
+    ports = [str(p.get("port") or p.get("name") or "*") for p in obj.get("ports") or ()]
     found = [a for e in obj.get("endpoints") or () for a in e.get("addresses") or ()]
     return [
         obj["metadata"]["name"],
@@ -210,15 +219,18 @@ def _endpoint_slice(obj: Obj, now: datetime) -> list[Any]:
 
 def _event(obj: Obj, now: datetime) -> list[Any]:
     about = obj.get("involvedObject") or {}
-    last = obj.get("lastTimestamp") or obj.get("eventTime") or obj.get("firstTimestamp")
     first = obj.get("firstTimestamp") or obj.get("eventTime")
+    last, times = obj.get("lastTimestamp") or first, _count(obj.get("count")) or 1
+    if series := obj.get("series"):
+        last, times = series.get("lastObservedTime"), _count(series.get("count"))
+    kind, name = about.get("kind", "").lower(), about.get("name", "")
     source = obj.get("source") or {}
-    who = obj.get("reportingComponent") or source.get("component") or ""
-    if source.get("host"):
-        who = f"{who}, {source['host']}"
+    who = source.get("component") or obj.get("reportingComponent") or ""
+    if where := source.get("host") or obj.get("reportingInstance"):
+        who = f"{who}, {where}"
     return [
-        duration(last, None, now) if last else "<unknown>", obj.get("type", ""), obj.get("reason", ""), f"{about.get('kind', '').lower()}/{about.get('name', '')}",
-        about.get("fieldPath", ""), who, (obj.get("message") or "").strip(), duration(first, None, now) if first else "<unknown>", _count(obj.get("count")) or 1, obj["metadata"]["name"],
+        duration(last, None, now) if last else "<unknown>", obj.get("type", ""), obj.get("reason", ""), f"{kind}/{name}" if name else kind,
+        about.get("fieldPath", ""), who, (obj.get("message") or "").strip(), duration(first, None, now) if first else "<unknown>", times, obj["metadata"]["name"],
     ]  # fmt: skip
 
 
@@ -247,7 +259,7 @@ def _ingress(obj: Obj, now: datetime) -> list[Any]:
     ]
     return [
         obj["metadata"]["name"],
-        spec.get("ingressClassName") or "<none>",
+        spec.get("ingressClassName") or (obj["metadata"].get("annotations") or {}).get(_OLD_CLASS) or "<none>",
         join(hosts, 3, "*"),
         ",".join(found),
         "80, 443" if spec.get("tls") else "80",
@@ -277,21 +289,21 @@ def _lease(obj: Obj, now: datetime) -> list[Any]:
 _SET_WIDE = "Containers|Images|Selector"
 PRINTERS: dict[Kind, tuple[list[Column], Row]] = {
     kinds.POD: ([Column(name, kind, wide) for name, kind, wide in POD_COLUMNS], POD),
-    kinds.DEPLOYMENT: (_columns("Name|Ready|Up-to-date|Available|Age", _SET_WIDE), _deployment),
-    kinds.REPLICA_SET: (_columns("Name|Desired|Current|Ready|Age", _SET_WIDE), _replica_set),
-    kinds.REPLICATION_CONTROLLER: (_columns("Name|Desired|Current|Ready|Age", _SET_WIDE), _replica_set),
-    kinds.DAEMON_SET: (_columns("Name|Desired|Current|Ready|Up-to-date|Available|Node Selector|Age", _SET_WIDE), _daemon_set),
+    kinds.DEPLOYMENT: (_columns("Name|Ready|#Up-to-date|#Available|Age", _SET_WIDE), _deployment),
+    kinds.REPLICA_SET: (_columns("Name|#Desired|#Current|#Ready|Age", _SET_WIDE), _replica_set),
+    kinds.REPLICATION_CONTROLLER: (_columns("Name|#Desired|#Current|#Ready|Age", _SET_WIDE), _replica_set),
+    kinds.DAEMON_SET: (_columns("Name|#Desired|#Current|#Ready|#Up-to-date|#Available|Node Selector|Age", _SET_WIDE), _daemon_set),
     kinds.STATEFUL_SET: (_columns("Name|Ready|Age", "Containers|Images"), _stateful_set),
     kinds.JOB: (_columns("Name|Status|Completions|Duration|Age", _SET_WIDE), _job),
     kinds.SERVICE: (_columns("Name|Type|Cluster-IP|External-IP|Port(s)|Age", "Selector"), _service),
     kinds.NODE: (_columns("Name|Status|Roles|Age|Version", "Internal-IP|External-IP|OS-Image|Kernel-Version|Container-Runtime"), _node),
     kinds.ENDPOINTS: (_columns("Name|Endpoints|Age"), _endpoints),
     kinds.ENDPOINT_SLICE: (_columns("Name|AddressType|Ports|Endpoints|Age"), _endpoint_slice),
-    kinds.EVENT: ([Column("Last Seen"), Column("Type"), Column("Reason"), Column("Object"), Column("Subobject", wide=True), Column("Source", wide=True), Column("Message"), Column("First Seen", wide=True), Column("Count", wide=True), Column("Name", wide=True)], _event),
+    kinds.EVENT: ([Column("Last Seen"), Column("Type"), Column("Reason"), Column("Object"), Column("Subobject", wide=True), Column("Source", wide=True), Column("Message"), Column("First Seen", wide=True), Column("Count", "integer", True), Column("Name", wide=True)], _event),
     kinds.NAMESPACE: (_columns("Name|Status|Age"), _namespace),
-    kinds.CONFIG_MAP: (_columns("Name|Data|Age"), _config_map),
-    kinds.SECRET: (_columns("Name|Type|Data|Age"), _secret),
-    kinds.SERVICE_ACCOUNT: (_columns("Name|Secrets|Age"), _service_account),
+    kinds.CONFIG_MAP: (_columns("Name|#Data|Age"), _config_map),
+    kinds.SECRET: (_columns("Name|Type|#Data|Age"), _secret),
+    kinds.SERVICE_ACCOUNT: (_columns("Name|#Secrets|Age"), _service_account),
     kinds.INGRESS: (_columns("Name|Class|Hosts|Address|Ports|Age"), _ingress),
     kinds.INGRESS_CLASS: (_columns("Name|Controller|Parameters|Age"), _ingress_class),
     kinds.NETWORK_POLICY: (_columns("Name|Pod-Selector|Age"), _network_policy),

@@ -54,7 +54,7 @@ def too_long(path: str, limit: int) -> FieldError:
 
 def invalid(kind: Kind, name: str, errors: Iterable[FieldError]) -> ApiError:
     """The 422 Invalid answer for an object with faults."""
-    found = list(errors)
+    found = list(dict.fromkeys(errors))  # said once
     text = str(found[0]) if len(found) == 1 else "[" + ", ".join(str(error) for error in found) + "]"
     causes = [{"reason": e.reason, "message": e.detail, "field": e.path} for e in found]
     details = {"name": name, "group": kind.group, "kind": kind.name, "causes": causes}
@@ -70,8 +70,4 @@ def bad_request(message: str) -> ApiError:
 
 
 def _show(value: Any) -> str:
-    return (
-        json.dumps(value, separators=(",", ":"))
-        if isinstance(value, str | int | float | bool | list | dict)
-        else str(value)
-    )
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

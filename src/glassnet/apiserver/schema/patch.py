@@ -58,10 +58,21 @@ def _step(document: Any, operation: Any) -> Any:
             else copy.deepcopy(operation["value"])
         )
     if verb == "test":
-        if _get(document, path) != operation["value"]:
+        if not _equal(_get(document, path), operation["value"]):
             raise _misfit(f"testing value {operation['path']} failed")
         return document
     raise bad_request(f"json patch: unknown operation {verb!r}")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """JSON equality: unlike Python's, true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
 
 
 def _pointer(text: str) -> list[str]:

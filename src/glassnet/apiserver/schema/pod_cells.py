@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from glassnet.apiserver.schema.text import age, duration
+from glassnet.apiserver.schema.text import age, duration, parse_time
 
 Obj = dict[str, Any]
 POD_COLUMNS = (
@@ -17,28 +17,27 @@ POD_COLUMNS = (
 def POD(obj: Obj, now: datetime) -> list[Any]:
     """The cells of one pod."""
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    states = status.get("containerStatuses") or []
-    ready = sum(1 for state in states if state.get("ready"))
+    sidecars = _sidecars(spec)
+    ready, total = _ready(status, sidecars), len(spec.get("containers") or ()) + len(sidecars)
+    addresses = [entry.get("ip") for entry in status.get("podIPs") or ()] or [status.get("podIP")]
     gates = spec.get("readinessGates") or []
     met = {c["type"] for c in status.get("conditions") or () if c.get("status") == "True"}
     shown_gates = f"{sum(g['conditionType'] in met for g in gates)}/{len(gates)}" if gates else "<none>"
     return [
-        obj["metadata"]["name"], f"{ready}/{len(spec.get('containers') or ())}", reason(obj), _restarts(states, now), age(obj, now),
-        status.get("podIP") or "<none>", spec.get("nodeName") or "<none>", status.get("nominatedNodeName") or "<none>", shown_gates,
+        obj["metadata"]["name"], f"{ready}/{total}", reason(obj), _restarts(_counted(spec, status), now), age(obj, now),
+        addresses[0] or "<none>", spec.get("nodeName") or "<none>", status.get("nominatedNodeName") or "<none>", shown_gates,
     ]  # fmt: skip
 
 
 def reason(obj: Obj) -> str:
     """The STATUS column."""
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    text = status.get("reason") or status.get("phase") or "Unknown"
+    text = status.get("reason") or status.get("phase") or ""
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == "SchedulingGated":
             text = "SchedulingGated"
-    initializing = _init_reason(spec, status)
-    if initializing:
-        text = initializing
-    else:
+    text = _init_reason(spec, status) or text
+    if _past_init(spec, status):
         text = _container_reason(status, text)
     if obj["metadata"].get("deletionTimestamp"):
         if status.get("reason") == "NodeLost":
@@ -48,13 +47,39 @@ def reason(obj: Obj) -> str:
     return text
 
 
+def _sidecars(spec: Obj) -> set[str]:
+    """Init containers that go on running count as containers."""
+    return {c["name"] for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+
+
+def _past_init(spec: Obj, status: Obj) -> bool:
+    """True once the main containers speak for the pod, also when an init container runs again after a node's restart."""
+    met = any(c["type"] == "Initialized" and c.get("status") == "True" for c in status.get("conditions") or ())
+    return met or not _init_reason(spec, status)
+
+
+def _ready(status: Obj, sidecars: set[str]) -> int:
+    first = [s for s in status.get("initContainerStatuses") or () if s.get("name") in sidecars and s.get("started")]
+    main = [s for s in status.get("containerStatuses") or () if "running" in (s.get("state") or {})]
+    return sum(bool(state.get("ready")) for state in [*first, *main])
+
+
+def _counted(spec: Obj, status: Obj) -> list[Obj]:
+    """Whose restarts count: the init containers' while they run, then the sidecars' and the main ones'."""
+    first = status.get("initContainerStatuses") or []
+    if not _past_init(spec, status):
+        return first
+    sidecars = _sidecars(spec)
+    return [*(state for state in first if state.get("name") in sidecars), *(status.get("containerStatuses") or ())]
+
+
 def _init_reason(spec: Obj, status: Obj) -> str:
-    sidecars = {c["name"] for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    sidecars = _sidecars(spec)
     states = status.get("initContainerStatuses") or []
     for index, state in enumerate(states):
         now_is = state.get("state") or {}
         ended = now_is.get("terminated")
-        if ended and ended.get("exitCode") == 0:
+        if ended and not ended.get("exitCode"):
             continue
         if state.get("name") in sidecars and state.get("started"):
             continue
@@ -90,9 +115,6 @@ def _container_reason(status: Obj, text: str) -> str:
 
 def _restarts(states: list[Obj], now: datetime) -> str:
     total = sum(state.get("restartCount") or 0 for state in states)
-    last = (
-        max(((state.get("lastState") or {}).get("terminated") or {}).get("finishedAt") or "" for state in states)
-        if states
-        else ""
-    )
+    ends = [((state.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for state in states]
+    last = max((end for end in ends if end), key=parse_time, default="")
     return f"{total} ({duration(last, None, now)} ago)" if total and last else str(total)

@@ -28,6 +28,8 @@ def _merge_map(schema: Schema, node: Node, old: dict[str, Any], patch: dict[str,
         return {name: copy.deepcopy(value) for name, value in patch.items() if name != "$patch"}
     if directive == "delete":
         return {}
+    if directive not in (None, "merge"):
+        raise bad_request(f"Unknown type of patch directive: {directive}")
     result = dict(old)
     if (retain := patch.get("$retainKeys")) is not None:
         result = {name: value for name, value in result.items() if name in retain}
@@ -70,7 +72,7 @@ def _merge(schema: Schema, node: Node, old: Any, patch: Any, order: Any) -> Any:
 
 
 def _merge_key(node: Node | None) -> str:
-    return (node or {}).get("x-kubernetes-patch-merge-key", "")
+    return str((node or {}).get("x-kubernetes-patch-merge-key", ""))
 
 
 def _merge_list(schema: Schema, item: Node, old: list[Any], patch: list[Any], key: str, order: Any) -> list[Any]:
@@ -106,10 +108,8 @@ def _ordered(items: list[Any], order: Any, key: str, patch: list[Any]) -> list[A
         return item.get(key) if key and isinstance(item, dict) else item
 
     named = sorted((item for item in items if identity(item) in wanted), key=lambda item: wanted.index(identity(item)))
-    result, rest = [], iter(named)
-    for item in items:
-        result.append(item if identity(item) not in wanted else next(rest))
-    return result
+    rest = iter(named)
+    return [item if identity(item) not in wanted else next(rest) for item in items]
 
 
 def _clean(value: Any) -> Any:

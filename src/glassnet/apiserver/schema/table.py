@@ -23,7 +23,7 @@ def table(kind: Kind, objects: list[Obj], now: datetime, include_object: str = "
             entry["object"] = {
                 "kind": "PartialObjectMetadata",
                 "apiVersion": "meta.k8s.io/v1",
-                "metadata": {k: v for k, v in obj["metadata"].items()},
+                "metadata": obj["metadata"],
             }
         rows.append(entry)
     return {
