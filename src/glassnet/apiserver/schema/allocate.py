@@ -148,11 +148,15 @@ class ServiceAllocator:
         raise _refuse(obj, invalid_value(path, key[0], why))
 
     def _free_port(self, protocol: str, mine: dict[PortKey, str]) -> int:
+        """A random free port of the upper, dynamic band; of the lower one when that is full."""
         low, high = self._ports
-        start = self._random.randint(low, high)
-        for number in (*range(start, high + 1), *range(low, start)):
-            if not any((number, p) in self._taken or (number, p) in mine for p in ("TCP", "UDP", "SCTP")):
-                return number
+        size = high - low + 1
+        split = low + (min(max(16, size // 32), 128) if size >= 16 else 0)
+        for first, last in ((split, high), (low, split - 1)):
+            start = self._random.randint(first, last) if first <= last else first
+            for number in (*range(start, last + 1), *range(first, start)):
+                if not any((number, p) in self._taken or (number, p) in mine for p in ("TCP", "UDP", "SCTP")):
+                    return int(number)
         raise ApiError(
             500, "InternalError", f"failed to allocate a nodePort: range is full: every port of {low}-{high} is taken"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from glassnet.apiserver.schema import service_spec
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 
@@ -26,9 +27,7 @@ def prepare_create(kind: Kind, obj: Obj) -> None:
         obj["status"] = {}
     if kind is kinds.POD:
         obj["status"] = {"phase": "Pending", "qosClass": qos_class(obj.get("spec") or {})}
-    elif kind is kinds.SERVICE:
-        obj["status"] = {"loadBalancer": {}}
-    elif kind is kinds.INGRESS:
+    elif kind in (kinds.SERVICE, kinds.INGRESS):
         obj["status"] = {"loadBalancer": {}}
     elif kind in (kinds.REPLICA_SET, kinds.REPLICATION_CONTROLLER):
         obj["status"] = {"replicas": 0}
@@ -62,6 +61,8 @@ def prepare_update(kind: Kind, new: Obj, old: Obj, subresource: str = "") -> Non
             if field in before:
                 after[field] = before[field]
         return
+    if kind is kinds.SERVICE:
+        service_spec.normalize(new, old)
     if kind in WITH_STATUS:
         if "status" in old:
             new["status"] = old["status"]

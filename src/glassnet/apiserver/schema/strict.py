@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from glassnet.apiserver.schema.errors import bad_request
+from glassnet.apiserver.schema.quantity import FORMAT_MESSAGE, amount
 from glassnet.apiserver.schema.types import Node, Schema
 from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError
@@ -64,6 +65,10 @@ def _scalar(node: Node, value: Any, path: str, kind: Kind) -> None:
     if form == "int-or-string" or "oneOf" in node:
         if not isinstance(value, int | str | float) or isinstance(value, bool):
             raise wrong_type(kind, path, value, "intstr.IntOrString")
+        if form != "int-or-string" and amount(value) is None:
+            raise bad_request(
+                f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: {path}: {FORMAT_MESSAGE}'
+            )
     elif (declared == "string" and not isinstance(value, str)) or (
         declared == "boolean" and not isinstance(value, bool)
     ):

@@ -70,7 +70,9 @@ def _metadata_update(new: Obj, old: Obj) -> Iterator[FieldError]:
             yield invalid_value(f"metadata.{field}", after.get(field), "field is immutable")
 
 
-def _workload(policies: tuple[str, ...] = ("Always",)) -> Rule:
+def _workload(word: str) -> Rule:
+    """Rules of a kind whose selector must choose its own template; `word` names it in the message for an empty selector."""
+
     def check(obj: Obj) -> Iterator[FieldError]:
         spec = obj.get("spec") or {}
         yield from rules.not_negative(spec.get("replicas"), "spec.replicas")
@@ -80,12 +82,12 @@ def _workload(policies: tuple[str, ...] = ("Always",)) -> Rule:
             yield (
                 required("spec.selector")
                 if selector is None
-                else invalid_value("spec.selector", selector, "empty selector is invalid for deployment")
+                else invalid_value("spec.selector", selector, f"empty selector is invalid for {word}")
             )
         else:
-            yield from rules.label_selector(selector, "spec.selector")
-            yield from _selects(selectors.of(_selector(selector)), selector, spec.get("template") or {})
-        yield from validate_pod.template(spec.get("template") or {}, "spec.template", policies)
+            faults = list(rules.label_selector(selector, "spec.selector"))
+            yield from faults or _selects(selectors.of(_selector(selector)), spec.get("template") or {})
+        yield from validate_pod.template(spec.get("template") or {}, "spec.template")
         yield from _rolling(spec)
 
     return check
@@ -95,7 +97,7 @@ def _selector(selector: Obj) -> Any:
     return msgspec.convert({k: v for k, v in selector.items() if v is not None}, LabelSelector)
 
 
-def _selects(requirements: selectors.Selector, shown: Any, template: Obj) -> Iterator[FieldError]:
+def _selects(requirements: selectors.Selector, template: Obj) -> Iterator[FieldError]:
     labels = (template.get("metadata") or {}).get("labels") or {}
     if not selectors.matches(requirements, labels):
         yield invalid_value("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
@@ -134,7 +136,7 @@ def _replication_controller(obj: Obj) -> Iterator[FieldError]:
         yield required("spec.selector")
     else:
         yield from rules.labels(selector, "spec.selector")
-        yield from _selects(selectors.of(selector), selector, spec.get("template") or {})
+        yield from _selects(selectors.of(selector), spec.get("template") or {})
     yield from validate_pod.template(spec.get("template") or {}, "spec.template")
 
 
@@ -239,10 +241,10 @@ _RULES: dict[Kind, Rule] = {
     kinds.ENDPOINT_SLICE: validate_network.endpoint_slice,
     kinds.INGRESS: validate_network.ingress,
     kinds.NETWORK_POLICY: validate_network.network_policy,
-    kinds.DEPLOYMENT: _workload(),
-    kinds.REPLICA_SET: _workload(),
-    kinds.DAEMON_SET: _workload(),
-    kinds.STATEFUL_SET: _workload(),
+    kinds.DEPLOYMENT: _workload("deployment"),
+    kinds.REPLICA_SET: _workload("deployment"),
+    kinds.DAEMON_SET: _workload("daemonset"),
+    kinds.STATEFUL_SET: _workload("statefulset"),
     kinds.REPLICATION_CONTROLLER: _replication_controller,
     kinds.JOB: _job,
     kinds.CONFIG_MAP: _data,

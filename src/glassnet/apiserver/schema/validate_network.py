@@ -21,7 +21,7 @@ def service(obj: Obj) -> Iterator[FieldError]:
     ports = spec.get("ports") or []
     if not ports and not headless and kind != "ExternalName":
         yield required("spec.ports")
-    yield from _service_ports(ports, str(kind), headless)
+    yield from _service_ports(ports, str(kind))
     yield from rules.labels(spec.get("selector"), "spec.selector")
     yield from rules.one_of(spec.get("sessionAffinity"), ("ClientIP", "None"), "spec.sessionAffinity")
     if spec.get("sessionAffinity") == "ClientIP":
@@ -43,14 +43,37 @@ def service(obj: Obj) -> Iterator[FieldError]:
         yield from rules.ip_address(spec["clusterIP"], "spec.clusterIPs[0]")
     if headless and kind in ("NodePort", "LoadBalancer"):
         yield invalid_value("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
+    yield from _families(spec, str(kind))
     yield from _external(spec, str(kind))
 
 
-def _service_ports(ports: list[Obj], kind: str, headless: bool) -> Iterator[FieldError]:
+def _families(spec: Obj, kind: str) -> Iterator[FieldError]:
+    families, policy = spec.get("ipFamilies") or [], spec.get("ipFamilyPolicy")
+    if kind == "ExternalName":
+        for field in ("ipFamilies", "ipFamilyPolicy"):
+            if spec.get(field):
+                yield forbidden(f"spec.{field}", "may not be set for ExternalName services")
+        return
+    if policy is not None:
+        allowed = ("PreferDualStack", "RequireDualStack", "SingleStack")
+        yield from rules.one_of(policy, allowed, "spec.ipFamilyPolicy")
+    for index, family in enumerate(families):
+        if family not in ("IPv4", "IPv6"):
+            yield not_supported(f"spec.ipFamilies[{index}]", family, ("IPv4", "IPv6"))
+        elif family in families[:index]:
+            yield duplicate(f"spec.ipFamilies[{index}]", family)
+
+
+def _service_ports(ports: list[Obj], kind: str) -> Iterator[FieldError]:
     names: set[str] = set()
     numbers: set[tuple[Any, Any]] = set()
+    outside: set[tuple[Any, Any]] = set()
     for index, port in enumerate(ports):
         path = f"spec.ports[{index}]"
+        if port.get("nodePort"):
+            if (port.get("protocol"), port["nodePort"]) in outside:
+                yield duplicate(f"{path}.nodePort", port["nodePort"])
+            outside.add((port.get("protocol"), port["nodePort"]))
         name = port.get("name") or ""
         if len(ports) > 1 and not name:
             yield required(f"{path}.name")
@@ -69,8 +92,6 @@ def _service_ports(ports: list[Obj], kind: str, headless: bool) -> Iterator[Fiel
         if key in numbers:
             yield duplicate(path, {"port": port.get("port"), "protocol": port.get("protocol")})
         numbers.add(key)
-        if headless and isinstance(port.get("targetPort"), int) and port["targetPort"] != port.get("port"):
-            continue  # allowed: the target port is what clients of a headless service use
 
 
 def _external(spec: Obj, kind: str) -> Iterator[FieldError]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from glassnet.apiserver.schema import rules
 from glassnet.apiserver.schema.errors import FieldError, duplicate, forbidden, invalid_value, not_supported, required
+from glassnet.apiserver.schema.quantity import amount
 
 Obj = dict[str, Any]
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
@@ -48,6 +49,10 @@ def pod_spec(spec: Obj, path: str) -> Iterator[FieldError]:
         )
     yield from rules.not_negative(spec.get("terminationGracePeriodSeconds"), f"{path}.terminationGracePeriodSeconds")
     yield from rules.labels(spec.get("nodeSelector"), f"{path}.nodeSelector")
+    yield from _host_ports(containers, f"{path}.containers")
+    for name in ("nodeName", "serviceAccountName"):
+        if spec.get(name):
+            yield from rules.dns_subdomain(spec[name], f"{path}.{name}")
     for name in ("hostname", "subdomain"):
         if spec.get(name):
             yield from rules.dns_label(spec[name], f"{path}.{name}")
@@ -83,6 +88,7 @@ def _container(
     yield from _ports(container.get("ports") or [], f"{path}.ports", host_network)
     for index, variable in enumerate(container.get("env") or ()):
         yield from _env(variable, f"{path}.env[{index}]")
+    yield from _resources(container.get("resources") or {}, f"{path}.resources")
     points: set[str] = set()
     for index, mount in enumerate(container.get("volumeMounts") or ()):
         where = f"{path}.volumeMounts[{index}]"
@@ -101,6 +107,34 @@ def _container(
     for field, hook in (container.get("lifecycle") or {}).items():
         if isinstance(hook, dict):
             yield from _handler(hook, f"{path}.lifecycle.{field}")
+
+
+def _resources(resources: Obj, path: str) -> Iterator[FieldError]:
+    limits = resources.get("limits") or {}
+    for field in ("limits", "requests"):
+        for name, value in (resources.get(field) or {}).items():
+            number = amount(value)
+            if number is not None and number < 0:
+                yield invalid_value(f"{path}.{field}[{name}]", str(value), "must be greater than or equal to 0")
+    for name, value in (resources.get("requests") or {}).items():
+        asked, most = amount(value), amount(limits[name]) if name in limits else None
+        if asked is not None and most is not None and asked > most:
+            why = f"must be less than or equal to {name} limit of {limits[name]}"
+            yield invalid_value(f"{path}.requests", str(value), why)
+
+
+def _host_ports(containers: list[Obj], path: str) -> Iterator[FieldError]:
+    """A host port can be given away once per protocol and host address."""
+    seen: set[tuple[str, str, int]] = set()
+    for number, container in enumerate(containers):
+        for index, port in enumerate(container.get("ports") or ()):
+            if not port.get("hostPort"):
+                continue
+            key = (port.get("protocol") or "TCP", port.get("hostIP") or "", port["hostPort"])
+            if key in seen:
+                shown = "/".join(str(part) for part in key)
+                yield duplicate(f"{path}[{number}].ports[{index}].hostPort", shown)
+            seen.add(key)
 
 
 def _ports(ports: list[Obj], path: str, host_network: bool) -> Iterator[FieldError]:
