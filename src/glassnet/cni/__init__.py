@@ -1,1 +1,1 @@
-"""."""
+"""CNI, pure: configurations, address leases, what the bridge plugin does to a node and a pod, results."""

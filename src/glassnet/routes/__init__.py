@@ -1,1 +1,1 @@
-"""."""
+"""Routes between pod CIDRs, pure."""

@@ -1,0 +1,30 @@
+"""The routes of a VPC: every pod CIDR by way of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from glassnet.kube.types import Node
+from glassnet.netstack.ops import AddRoute, DelRoute, Operation
+
+PROTOCOL = 114  # ours; see `ip route show proto 114`
+
+
+def routes(nodes: Iterable[Node]) -> dict[str, str]:
+    """Pod CIDR -> address of the node that has it."""
+    return {node.spec.pod_cidr: node.internal_ips()[0] for node in nodes if node.spec.pod_cidr and node.internal_ips()}
+
+
+def diff(wanted: Mapping[str, str], present: Mapping[str, str], dev: str) -> list[Operation]:
+    """Operations that lead from the routes there are to those wanted."""
+    gone: list[Operation] = [
+        DelRoute(cidr, gateway=via, dev=dev, protocol=PROTOCOL, missing_ok=True)
+        for cidr, via in present.items()
+        if wanted.get(cidr) != via
+    ]
+    fresh = [
+        AddRoute(cidr, gateway=via, dev=dev, protocol=PROTOCOL, replace=True)
+        for cidr, via in wanted.items()
+        if present.get(cidr) != via
+    ]
+    return [*gone, *fresh]
