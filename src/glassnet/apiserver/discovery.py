@@ -1,0 +1,301 @@
+"""Discovery: which groups, versions and resources there are, as kubectl asks at its start. And the two reviews of oneself.
+
+Source: Kubernetes API concepts, "API discovery"; KEP-3352 (aggregated discovery).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from glassnet.apiserver import schema, subresources
+from glassnet.apiserver.auth import User, allowed
+from glassnet.apiserver.http import SERVER, USER, Handler, answer, read_body
+from glassnet.apiserver.lifecycle import stamp
+from glassnet.apiserver.schema.errors import bad_request
+from glassnet.kube import kinds
+from glassnet.kube.kinds import Kind
+
+Obj = dict[str, Any]
+AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
+_WRITES = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+_CHANGES = ("get", "patch", "update")
+
+
+class Response(NamedTuple):
+    """Kind of the object a resource answers with."""
+
+    group: str
+    version: str
+    name: str
+
+
+class Sub(NamedTuple):
+    """A subresource: its name, the kind it speaks, its verbs."""
+
+    name: str
+    response: Response
+    verbs: tuple[str, ...]
+
+
+class Entry(NamedTuple):
+    """One resource of a group-version with its subresources."""
+
+    plural: str
+    response: Response
+    namespaced: bool
+    verbs: tuple[str, ...]
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    subs: tuple[Sub, ...] = ()
+
+
+def _subs(kind: Kind) -> tuple[Sub, ...]:
+    own = Response(kind.group, kind.version, kind.name)
+    found: list[Sub] = []
+    if kind is kinds.POD:
+        found += [
+            Sub("attach", Response("", "v1", "PodAttachOptions"), ("create", "get")),
+            Sub("binding", Response("", "v1", "Binding"), ("create",)),
+            Sub("eviction", Response("policy", "v1", "Eviction"), ("create",)),
+            Sub("exec", Response("", "v1", "PodExecOptions"), ("create", "get")),
+            Sub("log", own, ("get",)),
+            Sub("portforward", Response("", "v1", "PodPortForwardOptions"), ("create", "get")),
+        ]
+    if kind is kinds.NAMESPACE:
+        found.append(Sub("finalize", own, ("update",)))
+    if kind in subresources.SCALABLE:
+        found.append(Sub("scale", Response("autoscaling", "v1", "Scale"), _CHANGES))
+    if kind in schema.WITH_STATUS:
+        found.append(Sub("status", own, _CHANGES))
+    if kind is kinds.SERVICE_ACCOUNT:
+        found.append(Sub("token", Response(AUTHENTICATION, "v1", "TokenRequest"), ("create",)))
+    return tuple(found)
+
+
+def _entries() -> dict[tuple[str, str], list[Entry]]:
+    """(group, version) -> its resources, core first."""
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for kind in kinds.ALL:
+        entry = Entry(
+            kind.plural,
+            Response(kind.group, kind.version, kind.name),
+            kind.namespaced,
+            _WRITES,
+            kind.short_names,
+            kind.categories,
+            _subs(kind),
+        )
+        found.setdefault((kind.group, kind.version), []).append(entry)
+    for group, name in ((AUTHENTICATION, "SelfSubjectReview"), (AUTHORIZATION, "SelfSubjectAccessReview")):
+        found[group, "v1"] = [Entry(name.lower() + "s", Response(group, "v1", name), False, ("create",))]
+    return found
+
+
+ENTRIES = _entries()
+
+
+def routes() -> list[web.RouteDef]:
+    """Routes of /api, /apis and below, and of the reviews of oneself."""
+    found = [
+        web.get("/api", _root("core"), allow_head=False),
+        web.get("/apis", _root("groups"), allow_head=False),
+        web.post(f"/apis/{AUTHORIZATION}/v1/selfsubjectaccessreviews", _access_review),
+        web.post(f"/apis/{AUTHENTICATION}/v1/selfsubjectreviews", _self_review),
+    ]
+    for group, version in ENTRIES:
+        base = f"/apis/{group}" if group else "/api"
+        found.append(web.get(f"{base}/{version}", _fixed(resource_list(group, version)), allow_head=False))
+        if group:
+            found.append(
+                web.get(base, _fixed({"kind": "APIGroup", "apiVersion": "v1", **_group(group)}), allow_head=False)
+            )
+    return found
+
+
+def _fixed(body: Obj) -> Handler:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return answer(body)
+
+    return handler
+
+
+def _root(which: str) -> Handler:
+    legacy: Callable[[], Obj] = api_versions if which == "core" else group_list
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        version = _aggregated_version(request.headers.get("Accept", ""))
+        if not version:
+            return answer(legacy())
+        response = answer(aggregated(version, core=which == "core"))
+        kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+        response.headers["Content-Type"] = kind
+        return response
+
+    return handler
+
+
+def _aggregated_version(accept: str) -> str:
+    """The first version of aggregated discovery that a client accepts in JSON, "" when it wants the older form."""
+    for offer in accept.split(","):
+        media, *rest = (part.strip() for part in offer.split(";"))
+        parameters = dict(part.partition("=")[::2] for part in rest)
+        if media not in ("application/json", "*/*"):
+            continue
+        if "as" not in parameters:
+            return ""
+        if parameters["as"] == "APIGroupDiscoveryList" and parameters.get("v") in ("v2", "v2beta1"):
+            return parameters["v"]
+    return ""
+
+
+# -- the older form
+
+
+def api_versions() -> Obj:
+    """APIVersions of /api."""
+    return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
+
+
+def group_list() -> Obj:
+    """APIGroupList of /apis."""
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in _groups()]}
+
+
+def _groups() -> list[str]:
+    return [group for group in dict.fromkeys(group for group, _ in ENTRIES) if group]
+
+
+def _group(name: str) -> Obj:
+    versions = [{"groupVersion": f"{name}/{v}", "version": v} for group, v in ENTRIES if group == name]
+    return {"name": name, "versions": versions, "preferredVersion": versions[0]}
+
+
+def resource_list(group: str, version: str) -> Obj:
+    """APIResourceList of one group-version."""
+    found: list[Obj] = []
+    for entry in ENTRIES[group, version]:
+        found.append(_resource(entry))
+        found += [_subresource(entry, sub) for sub in entry.subs]
+    name = f"{group}/{version}" if group else version
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": found}
+
+
+def _resource(entry: Entry) -> Obj:
+    found: Obj = {
+        "name": entry.plural,
+        "singularName": entry.response.name.lower(),
+        "namespaced": entry.namespaced,
+        "kind": entry.response.name,
+        "verbs": list(entry.verbs),
+    }
+    if entry.short_names:
+        found["shortNames"] = list(entry.short_names)
+    if entry.categories:
+        found["categories"] = list(entry.categories)
+    return found
+
+
+def _subresource(entry: Entry, sub: Sub) -> Obj:
+    found: Obj = {
+        "name": f"{entry.plural}/{sub.name}",
+        "singularName": "",
+        "namespaced": entry.namespaced,
+        "kind": sub.response.name,
+        "verbs": list(sub.verbs),
+    }
+    if sub.response[:2] != entry.response[:2]:
+        found |= {"group": sub.response.group, "version": sub.response.version}
+    return found
+
+
+# -- the aggregated form
+
+
+def aggregated(version: str, core: bool) -> Obj:
+    """APIGroupDiscoveryList (`version` v2 or v2beta1) of the core group or of all the others."""
+    items = [
+        {
+            "metadata": {"name": name, "creationTimestamp": None} if name else {"creationTimestamp": None},
+            "versions": [_version(name, v) for group, v in ENTRIES if group == name],
+        }
+        for name in ([""] if core else _groups())
+    ]
+    api_version = f"apidiscovery.k8s.io/{version}"
+    return {"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items}
+
+
+def _version(group: str, version: str) -> Obj:
+    found = list(_discovered(group, version))
+    return {"version": version, "freshness": "Current", "resources": found}
+
+
+def _discovered(group: str, version: str) -> Iterator[Obj]:
+    for entry in ENTRIES[group, version]:
+        found: Obj = {
+            "resource": entry.plural,
+            "responseKind": _kind(entry.response),
+            "scope": "Namespaced" if entry.namespaced else "Cluster",
+            "singularResource": entry.response.name.lower(),
+            "verbs": list(entry.verbs),
+        }
+        if entry.short_names:
+            found["shortNames"] = list(entry.short_names)
+        if entry.categories:
+            found["categories"] = list(entry.categories)
+        if entry.subs:
+            found["subresources"] = [
+                {"subresource": sub.name, "responseKind": _kind(sub.response), "verbs": list(sub.verbs)}
+                for sub in entry.subs
+            ]
+        yield found
+
+
+def _kind(response: Response) -> Obj:
+    return {"group": response.group, "version": response.version, "kind": response.name}
+
+
+# -- reviews of oneself
+
+
+async def _access_review(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request)
+    spec = (body.get("spec") if isinstance(body, dict) else None) or {}
+    user: User = request[USER]
+    if not isinstance(spec, dict) or not ("resourceAttributes" in spec) ^ ("nonResourceAttributes" in spec):
+        raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+    wanted = spec.get("resourceAttributes")
+    if wanted is None:
+        may = allowed(user, (spec["nonResourceAttributes"] or {}).get("verb", ""), "")
+    else:
+        wanted = wanted or {}
+        verb = "create" if wanted.get("subresource") in ("exec", "attach", "portforward") else wanted.get("verb", "")
+        may = allowed(user, verb, wanted.get("resource", ""))
+    return answer(
+        {
+            "kind": "SelfSubjectAccessReview",
+            "apiVersion": f"{AUTHORIZATION}/v1",
+            "metadata": {"creationTimestamp": None},
+            "spec": spec,
+            "status": {"allowed": may},
+        },
+        201,
+    )
+
+
+async def _self_review(request: web.Request) -> web.StreamResponse:
+    user: User = request[USER]
+    info: Obj = {"username": user.name, "groups": list(user.groups)}
+    if user.uid:
+        info["uid"] = user.uid
+    return answer(
+        {
+            "kind": "SelfSubjectReview",
+            "apiVersion": f"{AUTHENTICATION}/v1",
+            "metadata": {"creationTimestamp": stamp(request.app[SERVER].now())},
+            "status": {"userInfo": info},
+        },
+        201,
+    )
