@@ -231,7 +231,7 @@ class ControlPlane:
 
     def _offer(self, pod: Pod) -> None:
         """An orphan: whoever's selector matches may adopt it."""
-        for (_, _), (name, kind) in _OWNERS.items():
+        for name, kind in _OWNERS.values():
             if kind is kinds.DEPLOYMENT:
                 continue
             for owner in self._view.all(kind, pod.metadata.namespace):
