@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glassnet.apiserver.schema import service_spec
+from glassnet.apiserver.schema.quantity import amount
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 
@@ -80,13 +81,14 @@ def asked(obj: Obj) -> Obj:
 def qos_class(spec: Obj) -> str:
     """Quality of service of a pod: Guaranteed, Burstable or BestEffort."""
     every = (spec.get("containers") or []) + (spec.get("initContainers") or [])
-    resources = [container.get("resources") or {} for container in every]
-    if not any(r.get("requests") or r.get("limits") for r in resources):
+    asked = [(_amounts(container, "requests"), _amounts(container, "limits")) for container in every]
+    if not any(requests or limits for requests, limits in asked):
         return "BestEffort"
-    for r in resources:
-        limits, requests = r.get("limits") or {}, r.get("requests") or {}
-        if not {"cpu", "memory"} <= set(limits) or any(
-            requests.get(name, limits[name]) != limits[name] for name in ("cpu", "memory")
-        ):
-            return "Burstable"
-    return "Guaranteed"
+    full = all({"cpu", "memory"} <= limits.keys() and {**limits, **requests} == limits for requests, limits in asked)
+    return "Guaranteed" if full else "Burstable"
+
+
+def _amounts(container: Obj, field: str) -> Obj:
+    """The processor time and memory a container asks for; 0 counts as nothing."""
+    found = ((container.get("resources") or {}).get(field) or {}).items()
+    return {name: amount(value) for name, value in found if name in ("cpu", "memory") and amount(value)}
