@@ -45,6 +45,13 @@ def test_a_service_gets_an_address_of_the_upper_band() -> None:
     assert max(found) <= 254
 
 
+def test_without_chance_the_lowest_free_value_of_the_band_is_taken() -> None:
+    ledger = ServiceAllocator("10.32.0.0/24")
+    found = [stored(ledger, service(f"s{n}", type="NodePort"))["spec"] for n in range(2)]
+    assert [spec["clusterIP"] for spec in found] == ["10.32.0.17", "10.32.0.18"]
+    assert [spec["ports"][0]["nodePort"] for spec in found] == [30086, 30087]
+
+
 def test_the_lower_band_serves_when_the_upper_is_full_and_then_it_is_over() -> None:
     ledger = allocator("10.32.0.0/27")
     found = [number(stored(ledger, service(f"s{n}"))["spec"]["clusterIP"]) for n in range(30)]

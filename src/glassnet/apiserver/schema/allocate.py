@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, ip_address
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from glassnet.apiserver.schema.errors import FieldError, invalid, invalid_value
 from glassnet.kube import kinds
@@ -15,15 +14,25 @@ Obj = dict[str, Any]
 PortKey = tuple[int, str]
 
 
+class Chooser(Protocol):
+    """The part of `random.Random` needed here."""
+
+    def randint(self, a: int, b: int) -> int:
+        """A number from a to b, both included."""
+
+
 class ServiceAllocator:
-    """Ledger of ClusterIPs and node ports. `assign` fills them into a Service, or refuses it in Kubernetes' words."""
+    """Ledger of ClusterIPs and node ports. `assign` fills them into a Service, or refuses it in Kubernetes' words.
+
+    `random` chooses where to look for a free value; without it the lowest free one of a band is taken.
+    """
 
     def __init__(
-        self, service_cidr: str, node_ports: tuple[int, int] = (30000, 32767), random: Random | None = None
+        self, service_cidr: str, node_ports: tuple[int, int] = (30000, 32767), random: Chooser | None = None
     ) -> None:
         self._network = IPv4Network(service_cidr)
         self._ports = node_ports
-        self._random = random or Random()
+        self._random = random
         self._addresses: dict[str, str] = {}  # address -> namespace/name of the owner
         self._taken: dict[PortKey, str] = {}
 
@@ -87,7 +96,7 @@ class ServiceAllocator:
         for low, high in ((first + offset, last), (first, first + offset - 1)):
             if high < low:
                 continue
-            start = self._random.randint(low, high)
+            start = self._start(low, high)
             for number in (*range(start, high + 1), *range(low, start)):
                 address = str(IPv4Address(number))
                 if address not in self._addresses:
@@ -147,13 +156,16 @@ class ServiceAllocator:
             return
         raise _refuse(obj, invalid_value(path, key[0], why))
 
+    def _start(self, low: int, high: int) -> int:
+        return self._random.randint(low, high) if self._random and low <= high else low
+
     def _free_port(self, protocol: str, mine: dict[PortKey, str]) -> int:
         """A random free port of the upper, dynamic band; of the lower one when that is full."""
         low, high = self._ports
         size = high - low + 1
         split = low + (min(max(16, size // 32), 128) if size >= 16 else 0)
         for first, last in ((split, high), (low, split - 1)):
-            start = self._random.randint(first, last) if first <= last else first
+            start = self._start(first, last)
             for number in (*range(start, last + 1), *range(first, start)):
                 if not any((number, p) in self._taken or (number, p) in mine for p in ("TCP", "UDP", "SCTP")):
                     return int(number)
