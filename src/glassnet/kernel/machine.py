@@ -165,8 +165,8 @@ class LabSandbox:
         "_netns_name",
         "_pause",
         "_shell",
-        "_spawner",
         "_spaces",
+        "_spawner",
     )
 
     def __init__(

@@ -6,7 +6,7 @@ Addresses: github.com/kelseyhightower/kubernetes-the-hard-way, docs/03-compute-r
 from __future__ import annotations
 
 import json
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import VPC_BRIDGE, Cable, MachineSpec, Topology, hardware, node_setup

@@ -50,7 +50,9 @@ def listen(port: int) -> socket.socket:
         sock.listen(512)
     except OSError as error:
         sock.close()
-        raise UsageError(f"--api-port {port}: 127.0.0.1:{port}: {error.strerror}; leave the option out for any free port") from None
+        raise UsageError(
+            f"--api-port {port}: 127.0.0.1:{port}: {error.strerror}; leave the option out for any free port"
+        ) from None
     return sock
 
 
@@ -121,7 +123,9 @@ def _spawn(lab: LabDir, lock: int, listener: socket.socket) -> tuple[subprocess.
     return child, said
 
 
-def _follow(lab: LabDir, child: subprocess.Popen[bytes], said: int, manifests: Sequence[Manifest]) -> Iterator[dict[str, Any]]:
+def _follow(
+    lab: LabDir, child: subprocess.Popen[bytes], said: int, manifests: Sequence[Manifest]
+) -> Iterator[dict[str, Any]]:
     with os.fdopen(said) as lines:
         for line in lines:
             event: dict[str, Any] = json.loads(line)

@@ -132,7 +132,9 @@ def running_lab(name: str | None) -> LabDir:
         return live[0]
     if not live:
         raise LabError("no lab is running; `glassnet up` brings one up")
-    raise LabError(f"{len(live)} labs are running ({', '.join(lab.name for lab in live)}); choose one with --name or GLASSNET_LAB")
+    raise LabError(
+        f"{len(live)} labs are running ({', '.join(lab.name for lab in live)}); choose one with --name or GLASSNET_LAB"
+    )
 
 
 def end(lab: LabDir, patience: float = 0.5) -> bool:
@@ -157,7 +159,9 @@ def _end_process(lab: LabDir, patience: float) -> None:
         pid = lab.process().get("pid")
     if pid is None:
         if lab.running():
-            raise LabError(f"lab {lab.name!r}: {lab.lock} is held by a process that did not say its number; see {lab.log}")
+            raise LabError(
+                f"lab {lab.name!r}: {lab.lock} is held by a process that did not say its number; see {lab.log}"
+            )
         return
     try:
         handle = os.pidfd_open(pid)

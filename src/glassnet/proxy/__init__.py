@@ -1,1 +1,1 @@
-"""."""
+"""Services -> rules, pure."""

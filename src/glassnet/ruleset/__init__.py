@@ -1,1 +1,1 @@
-"""."""
+"""Rules as values: one vocabulary for what is written and what is read."""

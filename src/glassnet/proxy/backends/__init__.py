@@ -1,1 +1,1 @@
-"""."""
+"""How the computed model is spelled for each kind of rules."""

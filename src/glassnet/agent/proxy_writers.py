@@ -1,0 +1,153 @@
+"""Bringing rules into the kernel: one writer per kind of rules. Each keeps what it has written, and never lists on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from glassnet.kernel.api import Machine
+from glassnet.kernel.iptables import Iptables
+from glassnet.kernel.nft import Nft
+from glassnet.kube.view import Key
+from glassnet.net.errors import CommandError
+from glassnet.proxy.backends import iptables, nftables
+from glassnet.proxy.backends.iptables import JUMPS, PREFIXES, TOP, Options, Piece
+from glassnet.proxy.backends.nftables import Elements
+from glassnet.proxy.model import ServicePort
+from glassnet.ruleset.emit_iptables import emit
+
+
+class IptablesWriter:
+    """Chains as kube-proxy has them. Shared chains are written whole, a Service's own ones only when they change."""
+
+    def __init__(self, machine: Machine, options: Options) -> None:
+        self._machine, self._tools, self._options = machine, Iptables(machine), options
+        self._chains: dict[str, list[str]] = {}
+        self._known = False
+
+    def forget(self) -> None:
+        """What is in the kernel is no longer known."""
+        self._known = False
+
+    def spell(self, ports: list[ServicePort]) -> Piece:
+        """One Service."""
+        return iptables.piece(ports, self._options)
+
+    async def write(self, changed: Mapping[Key, Piece | None], everything: Mapping[Key, Piece]) -> None:
+        """One transaction for both tables; the first one also adds the jumps that are missing and drops chains left by others before us."""
+        jumps: list[tuple[str, str]] = []
+        if not self._known:
+            jumps = await self._look()
+        wanted = {name: lines for piece in everything.values() for name, lines in piece.chains.items()}
+        fresh = {name: lines for name, lines in wanted.items() if self._chains.get(name) != lines}
+        stale = [name for name in self._chains if name not in wanted]
+        top = iptables.fixed(self._options)
+        for _, piece in sorted(everything.items()):
+            for place, lines in piece.top.items():
+                top.setdefault(place, []).extend(lines)
+        top.setdefault(("nat", iptables.SERVICES), []).append(iptables.last())
+        text = self._table("filter", top, {}, [], jumps) + self._table("nat", top, fresh, stale, jumps)
+        await self._tools.restore(text)
+        if self._options.localhost_node_ports and not self._known:
+            self._machine.sysctl({"net.ipv4.conf.all.route_localnet": 1})
+        self._chains, self._known = wanted, True
+
+    def _table(
+        self,
+        table: str,
+        top: Mapping[tuple[str, str], list[str]],
+        fresh: Mapping[str, list[str]],
+        stale: Iterable[str],
+        jumps: Iterable[tuple[str, str]],
+    ) -> str:
+        lines = [f"*{table}"]
+        lines += [f":{chain} - [0:0]" for chain in (*TOP[table], *fresh, *stale)]
+        lines += [line for chain in TOP[table] for line in top.get((table, chain), ())]
+        lines += [line for own in fresh.values() for line in own]
+        lines += [line for where, line in jumps if where == table]
+        lines += [f"-X {chain}" for chain in stale]
+        return "\n".join(lines) + "\nCOMMIT\n"
+
+    async def _look(self) -> list[tuple[str, str]]:
+        """Learn which chains of ours are there; the jumps that are not, as lines to add."""
+        found: dict[str, list[str]] = {}
+        present: dict[str, set[str]] = {}
+        for table in TOP:
+            lines = await self._tools.save(table)
+            present[table] = {line for line in lines if line.startswith("-A ")}
+            for line in lines:
+                if line.startswith(":") and (name := line[1:].split()[0]).startswith(PREFIXES):
+                    found[name] = []
+        self._chains = found
+        return [
+            (table, emit(chain, rule).replace("-A ", "-I ", 1))
+            for table, chain, rule in JUMPS
+            if _saved(emit(chain, rule)) not in present[table]
+        ]
+
+    async def sweep(self) -> None:
+        """Remove every chain of ours and the jumps to them."""
+        await self._look()
+        text = ""
+        for table in TOP:
+            saved = {line for line in await self._tools.save(table) if line.startswith("-A ")}
+            own = [*TOP[table], *(self._chains if table == "nat" else ())]
+            lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in own)]
+            lines += [
+                emit(chain, rule).replace("-A ", "-D ", 1)
+                for where, chain, rule in JUMPS
+                if where == table and _saved(emit(chain, rule)) in saved
+            ]
+            text += "\n".join([*lines, *(f"-X {chain}" for chain in own), "COMMIT"]) + "\n"
+        await self._tools.restore(text)
+        self._chains, self._known = {}, False
+
+
+def _saved(line: str) -> str:
+    """A jump as iptables-save shows it: the connection state before the comment."""
+    if "--ctstate NEW" not in line or "--comment" not in line:
+        return line
+    head, _, rest = line.partition(" -m comment ")
+    comment, _, target = rest.partition(" -m conntrack --ctstate NEW")
+    return f"{head} -m conntrack --ctstate NEW -m comment {comment}{target}"
+
+
+class NftablesWriter:
+    """Elements of the constant ruleset. The table is made anew when more pick chains are needed than it has."""
+
+    def __init__(self, machine: Machine, cluster_cidr: str) -> None:
+        self._nft, self._cluster_cidr = Nft(machine), cluster_cidr
+        self._picks = 0
+        self._written = Elements()
+        self._sizes: dict[int, int] = {}
+
+    def forget(self) -> None:
+        """What is in the kernel is no longer known: the next write starts with a fresh table."""
+        self._picks = 0
+
+    def spell(self, ports: list[ServicePort]) -> Elements:
+        """One Service."""
+        return nftables.elements(ports)
+
+    async def write(self, changed: Mapping[Key, Elements | None], everything: Mapping[Key, Elements]) -> None:
+        """One transaction."""
+        wanted = nftables.merge(everything.values())
+        need = max(
+            (int(v.rpartition("-")[2]) for name in ("services", "nodeports") for v in wanted.of.get(name, {}).values()),
+            default=0,
+        )
+        if need > self._picks or not self._picks:
+            picks = nftables.picks_for(need)
+            await self._nft.run(nftables.skeleton(self._cluster_cidr, picks) + nftables.difference(Elements(), wanted))
+            self._picks = picks
+        else:
+            await self._nft.run(nftables.difference(self._written, wanted))
+        self._written = wanted
+
+    async def sweep(self) -> None:
+        """Remove the table."""
+        try:
+            await self._nft.run(f"delete table ip {nftables.TABLE}\n")
+        except CommandError as error:
+            if "No such file" not in error.stderr:
+                raise
+        self.forget()

@@ -1,0 +1,318 @@
+"""A running lab put together: machines, API server, control plane, and the agents of every worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+import socket
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from glassnet.agent.control_plane import ControlPlane
+from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.proxy import ProxyLoop, SharedCompute
+from glassnet.agent.routes import RouteLoop
+from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
+from glassnet.apiserver.local import LocalApi, feed
+from glassnet.apiserver.request import Request
+from glassnet.apiserver.server import MERGE_PATCH, ApiServer
+from glassnet.apiserver.store import Store
+from glassnet.kube import kinds
+from glassnet.kube.view import Event, Key, View
+from glassnet.lab import control, readiness
+from glassnet.lab.build import Lab, build
+from glassnet.lab.pods.runtime import LabRuntime
+from glassnet.lab.pods.streams import LabStreams
+from glassnet.lab.settings import Settings
+from glassnet.lab.state import LabDir
+from glassnet.lab.topology import MachineSpec, Topology
+from glassnet.lab.weight import weight
+from glassnet.net.errors import ApiError
+
+API_PORT = 6443
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def utc_now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+class Cluster:
+    """Everything that runs in the lab's process. `build()`, then `serve()`."""
+
+    def __init__(
+        self, lab: LabDir, settings: Settings, topology: Topology, place: Path, rootless: bool, listener: socket.socket
+    ) -> None:
+        self._lab, self._settings, self._topology, self._place, self._rootless = (
+            lab,
+            settings,
+            topology,
+            place,
+            rootless,
+        )
+        self._listener = listener
+        self._port: int = listener.getsockname()[1]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._awake = asyncio.Event()
+        self._machines: Lab | None = None
+        self._kubelets: dict[str, Kubelet] = {}
+        self.view = View()
+        self.server = ApiServer(
+            Store(str(lab.store)), now=utc_now, random=random.Random(), service_cidr=topology.service_cidr
+        )
+        self.api = LocalApi(self.server)
+        self._certs = self._certificates()
+
+    def _certificates(self) -> certs.Certificates:
+        names = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ]
+        controllers = self._topology.of_role("controller")
+        addresses = [
+            "127.0.0.1",
+            self._topology.service_ip,
+            *(c.address for c in controllers),
+            *(c.public for c in controllers),
+        ]
+        made = certs.make([*names, *(c.name for c in controllers)], addresses, utc_now())
+        for name, text in (("ca.crt", made.ca), ("apiserver.crt", made.server), ("apiserver.key", made.server_key)):
+            self._lab.write(name, text.decode())
+        config = certs.kubeconfig(
+            self._lab.name, f"https://127.0.0.1:{self._port}", made.ca, made.admin, made.admin_key
+        )
+        self._lab.write("kubeconfig", config)
+        return made
+
+    async def build(self) -> None:
+        """Make the machines."""
+        self._machines = await build(self._topology, self._place, self._rootless)
+
+    async def serve(self) -> None:
+        """Start the API, the controllers, and each node's agents."""
+        assert self._machines is not None
+        self._refresh_after_a_crash()
+        feed(self.server, self.view)
+        self.view.subscribe(self._on_event, replay=False)
+        control_plane = ControlPlane(
+            self.view, self.api, cluster_cidr=self._topology.cluster_cidr, now=utc_now, ca_pem=self._certs.ca.decode()
+        )
+        self._start(control_plane.run())
+        workers = self._topology.of_role("worker")
+        runtimes = {spec.name: LabRuntime(self._machines.machines[spec.name], spec.name) for spec in workers}
+        await self._publish_api()
+        await self._open_ports(LabStreams(runtimes, self.view))
+        self._kubelets = {spec.name: self._kubelet(spec, runtimes[spec.name]) for spec in workers}
+        for kubelet in self._kubelets.values():
+            await kubelet.register()
+        router = self._machines.machines[self._topology.router]
+        self._start(RouteLoop(self.view, router.netns, "eth0").run())
+        shared = SharedCompute(self.view)
+        for spec in workers:
+            loop = ProxyLoop(
+                self.view,
+                self._machines.machines[spec.name],
+                spec.name,
+                mode=self._settings.proxy,
+                cluster_cidr=self._topology.cluster_cidr,
+                shared=shared,
+            )
+            self._start(loop.run())
+        dispatch(self.view, self._kubelets)
+        self._start(heartbeats(self._kubelets))
+        self._control = await control.serve(self._lab, {"status": self.status})
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def broken(self) -> None:
+        """Wait until one of the loops ends, which none should; raises what ended it."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        next(iter(done)).result()
+
+    def _kubelet(self, spec: MachineSpec, runtime: LabRuntime) -> Kubelet:
+        assert self._machines is not None
+        labels = {"topology.kubernetes.io/zone": spec.zone, "topology.kubernetes.io/region": "lab"}
+        config = NodeConfig(spec.name, spec.address, spec.public, spec.pod_cidr, labels)
+        machine = self._machines.machines[spec.name]
+        return Kubelet(self.view, self.api, machine, runtime, config, now=utc_now, permanent_neighbours=True)
+
+    def _refresh_after_a_crash(self) -> None:
+        """No pod runs yet: those a killed lab left behind are not Ready until they do again; what was being deleted is gone."""
+        for key, raw in self.server.store.all(kinds.POD):
+            pod = json.loads(raw)
+            if pod["metadata"].get("deletionTimestamp"):
+                self.server.remove(kinds.POD, key, pod, Request())
+                continue
+            conditions = [
+                {**c, "status": "False"} if c["type"] in ("Ready", "ContainersReady") else c
+                for c in (pod.get("status") or {}).get("conditions") or []
+            ]
+            if pod.get("status", {}).get("phase") == "Running":
+                self.server.patch(
+                    kinds.POD,
+                    key.namespace,
+                    key.name,
+                    {"status": {"conditions": conditions}},
+                    MERGE_PATCH,
+                    None,
+                    "status",
+                )
+
+    # -- the API
+
+    async def _publish_api(self) -> None:
+        """The Service `kubernetes` of `default`, leading to the controllers."""
+        addresses = [spec.address for spec in self._topology.of_role("controller")]
+        service = {"metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+                   "spec": {"clusterIP": self._topology.service_ip, "ports": [{"name": "https", "port": 443, "targetPort": API_PORT}]}}  # fmt: skip
+        piece = {"metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}}, "addressType": "IPv4",
+                 "ports": [{"name": "https", "port": API_PORT}], "endpoints": [{"addresses": [a], "conditions": {"ready": True}} for a in addresses]}  # fmt: skip
+        old = {
+            "metadata": {"name": "kubernetes"},
+            "subsets": [{"addresses": [{"ip": a} for a in addresses], "ports": [{"name": "https", "port": API_PORT}]}],
+        }
+        for kind, body in ((kinds.SERVICE, service), (kinds.ENDPOINT_SLICE, piece), (kinds.ENDPOINTS, old)):
+            if self.view.get(kind, Key("default", "kubernetes")) is None:
+                await self.api.create(kind, "default", body)
+
+    async def _open_ports(self, pods: LabStreams) -> None:
+        """The API on the host's loopback and on every controller."""
+        assert self._machines is not None
+        tokens = auth.Tokens(secrets.token_bytes(32))
+        routes = [*discovery.routes(), *openapi.routes(self.server.schema), *streams.routes(pods)]
+        app = http.build_app(
+            self.server, lambda request: auth.authenticate(request, tokens, utc_now()), auth.authorize, routes
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+        await runner.setup()
+        context = auth.ssl_context(
+            self._lab.path / "apiserver.crt", self._lab.path / "apiserver.key", self._lab.path / "ca.crt"
+        )
+        sockets = [self._listener]
+        for spec in self._topology.of_role("controller"):
+            sock = self._machines.machines[spec.name].netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((spec.address, API_PORT))
+            sock.listen(128)
+            sockets.append(sock)
+        for sock in sockets:
+            await web.SockSite(runner, sock, ssl_context=context).start()
+
+    # -- manifests and readiness
+
+    async def apply(self, body: dict[str, Any]) -> None:
+        """Create an object as `kubectl apply` would, or patch the one there is. Raises ApiError."""
+        kind = kinds.BY_API_KIND.get((str(body.get("apiVersion")), str(body.get("kind"))))
+        if kind is None:
+            raise ApiError(404, "NotFound", f'no kind "{body.get("kind")}" in "{body.get("apiVersion")}" here')
+        metadata = dict(body.get("metadata") or {})
+        namespace = str(metadata.get("namespace") or "default") if kind.namespaced else ""
+        noted = json.dumps(
+            {
+                **body,
+                "metadata": {**({"annotations": {}} | metadata), **({"namespace": namespace} if namespace else {})},
+            },
+            separators=(",", ":"),
+        )
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), LAST_APPLIED: noted + "\n"}
+        request = Request(manager="kubectl-client-side-apply", validation="Strict")
+        obj = {**body, "metadata": metadata}
+        if metadata.get("name") and self.server.store.get(kind, Key(namespace, metadata["name"])) is not None:
+            self.server.patch(
+                kind, namespace, metadata["name"], {k: v for k, v in obj.items() if k != "status"}, MERGE_PATCH, request
+            )
+        else:
+            self.server.create(kind, namespace, obj, request)
+        await asyncio.sleep(0)
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind is kinds.POD:
+            self._awake.set()
+
+    async def changed(self, timeout: float) -> None:
+        """Until a pod changes, for `timeout` seconds at most."""
+        self._awake.clear()
+        try:
+            await asyncio.wait_for(self._awake.wait(), timeout)
+        except TimeoutError:
+            return
+
+    def waiting(self) -> list[str]:
+        """Pods that are still on their way, and workloads whose pods are not there yet, by name."""
+        missing = [
+            str(key) for key, d in self.view.deployments.items() if d.status.observed_generation < d.metadata.generation
+        ]
+        missing += [str(key) for kind in (kinds.REPLICA_SET, kinds.STATEFUL_SET, kinds.DAEMON_SET, kinds.REPLICATION_CONTROLLER)
+                    for key, w in ((Key(o.metadata.namespace, o.metadata.name), o) for o in self.view.all(kind))
+                    if w.status.observed_generation < w.metadata.generation]  # fmt: skip
+        pods = readiness.waits(self.view.pods.values(), utc_now())
+        return missing + [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in pods]
+
+    def ready(self) -> tuple[int, int]:
+        """(pods Ready, pods)."""
+        return sum(pod.ready() for pod in self.view.pods.values()), len(self.view.pods)
+
+    # -- what it says of itself
+
+    def machines(self) -> dict[str, dict[str, Any]]:
+        """name -> pid inside the lab, role."""
+        assert self._machines is not None
+        return {
+            spec.name: {"pid": self._machines.machines[spec.name].pid, "role": spec.role}
+            for spec in self._topology.machines
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What `glassnet up` prints at its end."""
+        ready, total = self.ready()
+        return {
+            "machines": len(self._topology.machines),
+            "pods": total,
+            "ready": ready,
+            "unready": readiness.unready(self.view.pods.values()),
+            "kubeconfig": str(self._lab.kubeconfig),
+            "public": self._topology.of_role("worker")[0].public,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What `glassnet status` shows."""
+        ready, total = self.ready()
+        rss, pss, processes = weight()
+        pods = {name: sum(1 for _ in self.view.pods_on(name)) for name in self._kubelets}
+        return {
+            "name": self._lab.name,
+            "state": "up",
+            "profile": self._settings.profile,
+            "proxy": self._settings.proxy,
+            "api_port": self._port,
+            "kubeconfig": str(self._lab.kubeconfig),
+            "pods": total,
+            "ready": ready,
+            "services": len(self.view.services),
+            "memory_mb": round(pss, 1),
+            "rss_mb": round(rss, 1),
+            "processes": processes,
+            "rootless": self._rootless,
+            "machines": [
+                {
+                    "name": m.name,
+                    "role": m.role,
+                    "address": m.address,
+                    "public": m.public,
+                    "pod_cidr": m.pod_cidr,
+                    "pods": pods.get(m.name, ""),
+                }
+                for m in self._topology.machines
+            ],
+        }
