@@ -13,7 +13,9 @@ from glassnet.proxy.backends import iptables, nftables
 from glassnet.proxy.backends.iptables import JUMPS, PREFIXES, TOP, Options, Piece
 from glassnet.proxy.backends.nftables import Elements
 from glassnet.proxy.model import ServicePort
+from glassnet.ruleset.diff import difference
 from glassnet.ruleset.emit_iptables import emit
+from glassnet.ruleset.model import Rule
 
 
 class IptablesWriter:
@@ -38,14 +40,15 @@ class IptablesWriter:
         if not self._known:
             jumps = await self._look()
         wanted = {name: lines for piece in everything.values() for name, lines in piece.chains.items()}
-        fresh = {name: lines for name, lines in wanted.items() if self._chains.get(name) != lines}
-        stale = [name for name in self._chains if name not in wanted]
+        fresh, stale = difference(self._chains, wanted)
         top = iptables.fixed(self._options)
         for _, piece in sorted(everything.items()):
             for place, lines in piece.top.items():
                 top.setdefault(place, []).extend(lines)
         top.setdefault(("nat", iptables.SERVICES), []).append(iptables.last())
         text = self._table("filter", top, {}, [], jumps) + self._table("nat", top, fresh, stale, jumps)
+        if not self._known:
+            text += self._table("mangle", top, {}, [], jumps)
         await self._tools.restore(text)
         if self._options.localhost_node_ports and not self._known:
             self._machine.sysctl({"net.ipv4.conf.all.route_localnet": 1})
@@ -79,9 +82,9 @@ class IptablesWriter:
                     found[name] = []
         self._chains = found
         return [
-            (table, emit(chain, rule).replace("-A ", "-I ", 1))
+            (table, _jump(chain, rule).replace("-A ", "-I ", 1))
             for table, chain, rule in JUMPS
-            if _saved(emit(chain, rule)) not in present[table]
+            if _jump(chain, rule) not in present[table]
         ]
 
     async def sweep(self) -> None:
@@ -93,22 +96,26 @@ class IptablesWriter:
             own = [*TOP[table], *(self._chains if table == "nat" else ())]
             lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in own)]
             lines += [
-                emit(chain, rule).replace("-A ", "-D ", 1)
+                _jump(chain, rule).replace("-A ", "-D ", 1)
                 for where, chain, rule in JUMPS
-                if where == table and _saved(emit(chain, rule)) in saved
+                if where == table and _jump(chain, rule) in saved
             ]
             text += "\n".join([*lines, *(f"-X {chain}" for chain in own), "COMMIT"]) + "\n"
         await self._tools.restore(text)
         self._chains, self._known = {}, False
 
 
-def _saved(line: str) -> str:
-    """A jump as iptables-save shows it: the connection state before the comment."""
-    if "--ctstate NEW" not in line or "--comment" not in line:
+def _jump(builtin: str, rule: Rule) -> str:
+    """A jump into our chains, the connection state before the comment, as kube-proxy writes it and iptables-save then shows it.
+
+    The matches keep the order they were given in, so one text has to do for adding, finding and deleting the rule.
+    """
+    line = emit(builtin, rule)
+    state = " -m conntrack --ctstate NEW"
+    if state not in line:
         return line
-    head, _, rest = line.partition(" -m comment ")
-    comment, _, target = rest.partition(" -m conntrack --ctstate NEW")
-    return f"{head} -m conntrack --ctstate NEW -m comment {comment}{target}"
+    line = line.replace(state, "", 1)
+    return line.replace(" -m comment ", f"{state} -m comment ", 1)
 
 
 class NftablesWriter:

@@ -37,9 +37,11 @@ SERVICES, EXTERNAL, NODE_PORTS, POSTROUTING = (
 )
 MARK_MASQ, FORWARD, FIREWALL, PROXY_FIREWALL = "KUBE-MARK-MASQ", "KUBE-FORWARD", "KUBE-FIREWALL", "KUBE-PROXY-FIREWALL"
 PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
+CANARY = "KUBE-PROXY-CANARY"  # empty, in every table: when it is gone, somebody has flushed the table
 TOP = {
-    "filter": (SERVICES, EXTERNAL, FORWARD, NODE_PORTS, PROXY_FIREWALL, FIREWALL),
-    "nat": (SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ),
+    "filter": (SERVICES, EXTERNAL, FORWARD, NODE_PORTS, PROXY_FIREWALL, FIREWALL, CANARY),
+    "nat": (SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY),
+    "mangle": (CANARY,),
 }
 REJECT, DROP, ACCEPT, RETURN = Verdict("REJECT"), Verdict("DROP"), Verdict("ACCEPT"), Verdict("RETURN")
 _NEW = (CtState(("NEW",)),)
@@ -107,7 +109,7 @@ def fixed(options: Options) -> dict[tuple[str, str], list[str]]:
     out.rule("filter", FORWARD, [Mark(MARK, MARK)], ACCEPT, "kubernetes forwarding rules")
     out.rule("filter", FORWARD, [CtState(("RELATED", "ESTABLISHED"))], ACCEPT, "kubernetes forwarding conntrack rule")
     if options.localhost_node_ports:
-        matches = [
+        matches: list[Match] = [
             Source("127.0.0.0/8", negate=True),
             Destination("127.0.0.0/8"),
             CtState(("RELATED", "ESTABLISHED", "DNAT"), negate=True),
