@@ -12,7 +12,7 @@ import yaml
 from aiohttp import web
 
 from glassnet import __version__
-from glassnet.apiserver import schema, subresources
+from glassnet.apiserver import protobuf, schema, subresources
 from glassnet.apiserver.auth import User
 from glassnet.apiserver.request import DeleteOptions, Request
 from glassnet.apiserver.schema.errors import bad_request
@@ -79,10 +79,12 @@ def _add_kind(app: web.Application, kind: Kind, base: str) -> None:
     app.router.add_put(one, resource.update)
     app.router.add_patch(one, resource.patch)
     app.router.add_delete(one, resource.delete)
-    app.router.add_get(one + "/{subresource}", resource.get, allow_head=False)
-    app.router.add_put(one + "/{subresource}", resource.update)
-    app.router.add_patch(one + "/{subresource}", resource.patch)
-    app.router.add_post(one + "/{subresource}", resource.post_subresource)
+    # named, as /api/v1/namespaces/NAMESPACE/pods is a collection and no subresource of a Namespace
+    sub = one + "/{subresource:status|scale|finalize|binding|eviction}"
+    app.router.add_get(sub, resource.get, allow_head=False)
+    app.router.add_put(sub, resource.update)
+    app.router.add_patch(sub, resource.patch)
+    app.router.add_post(sub, resource.post_subresource)
 
 
 def answer(body: Any, status: int = 200, warnings: Iterable[str] = ()) -> web.Response:
@@ -113,17 +115,13 @@ async def _version(_: web.Request) -> web.Response:
 
 
 async def read_body(request: web.Request) -> Any:
-    """The request's object, from JSON or YAML. Raises ApiError 400, 415."""
+    """The request's object, from JSON, YAML or protobuf. Raises ApiError 400."""
     raw = await request.read()
     kind = request.content_type
-    if "protobuf" in kind:
-        raise ApiError(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
-        )
     if not raw:
         return {}
+    if raw.startswith(protobuf.MAGIC):
+        return protobuf.decode_object(raw)
     try:
         if "yaml" in kind:
             return yaml.safe_load(raw)
