@@ -20,7 +20,7 @@ import msgspec
 from glassnet.apiserver.schema.errors import bad_request
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
-_MAGIC = b"k8s\x00"
+MAGIC = b"k8s\x00"
 _DEPTH = 32
 _META = "k8s.io.apimachinery.pkg.apis.meta.v1."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,12 +43,12 @@ def _messages() -> dict[str, dict[int, Field]]:
     return msgspec.json.decode(gzip.decompress(packed), type=dict[str, dict[int, Field]])
 
 
-def decode(raw: bytes) -> Obj:
+def decode_object(raw: bytes) -> Obj:
     """The object. Raises ApiError 400 for bytes that are none, or of a type or with fields this server does not know."""
-    if not raw.startswith(_MAGIC):
+    if not raw.startswith(MAGIC):
         raise bad_request("the body is not in Kubernetes' protobuf encoding")
     try:
-        return _envelope(raw[len(_MAGIC) :])
+        return _envelope(raw[len(MAGIC) :])
     except (ValueError, IndexError, struct.error) as error:
         raise bad_request(f"the object provided is unrecognized: protobuf: {error}") from None
 
