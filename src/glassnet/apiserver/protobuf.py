@@ -28,13 +28,13 @@ Obj = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """A message's field: JSON name, one|list|map|inline, kind of its value, its message type, whether zero is not absence."""
+    """A message's field: JSON name, one|list|map|inline, kind of its value, its message type, 1 where zero is not absence."""
 
     name: str
     shape: str
     kind: str
     message: str
-    nullable: bool
+    nullable: int
 
 
 @cache
