@@ -157,6 +157,6 @@ class CniAgent:
 def _read_all(place: Path) -> dict[str, str]:
     """Lease files of a network."""
     try:
-        return {name: (place / name).read_text() for name in os.listdir(place) if name[0].isdigit()}
+        return {name: (place / name).read_bytes().decode() for name in os.listdir(place) if name[0].isdigit()}
     except FileNotFoundError:
         return {}
