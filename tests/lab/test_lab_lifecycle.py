@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,14 @@ from typing import Any
 import pytest
 
 from conftest import GLASSNET, Lab
+from glassnet.lab.programs import find_kubectl
 
 pytestmark = pytest.mark.lab
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME = {  # what a lab's process imports, and what that needs
+    "aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "attrs", "cffi", "_cffi_backend", "click", "cryptography", "frozenlist", "idna",
+    "markdown_it", "mdurl", "msgspec", "multidict", "propcache", "pycparser", "pygments", "rich", "typing_extensions", "yaml", "_yaml", "yarl",
+}  # fmt: skip
 
 
 def host_state() -> dict[str, Any]:
@@ -130,7 +139,7 @@ def test_killed_while_coming_up(lab: Lab, after: float) -> None:
 def test_manifest_errors_name_file_and_line_and_start_nothing(lab: Lab, tmp_path: Path) -> None:
     cases = {
         "kind: [1\n": "bad.yaml:2:1:",
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a}]}\n---\nkind: Pot\napiVersion: v1\nmetadata: {name: y}\n": "bad.yaml:6: Pot/y: no kind \"Pot\"",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: nginx}]}\n---\nkind: Pot\napiVersion: v1\nmetadata: {name: y}\n": "bad.yaml:6: Pot/y: no kind \"Pot\"",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    colour: red\n": "bad.yaml:8: Pod/x: unknown field",
         "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec:\n  ports:\n  - port: 99999\n": "bad.yaml:6: Service/x:",
     }  # fmt: skip
@@ -177,18 +186,44 @@ def test_the_status_of_a_command_on_a_node_is_the_commands(make_lab: Callable[..
     assert wrong.returncode == 1 and "worker-2" in wrong.stderr
 
 
-def test_an_ordinary_user_brings_a_lab_up(tmp_path: Path) -> None:
+def stage_for_anyone(place: Path) -> dict[str, str]:
+    """Copy what a lab needs to where any user may read it: the checkout may lie in a place closed to others."""
+    library = place / "lib"
+    shutil.copytree(ROOT / "src" / "glassnet", library / "glassnet", ignore=shutil.ignore_patterns("__pycache__"))
+    site = Path(sysconfig.get_path("platlib"))
+    for entry in site.iterdir():
+        if entry.name.split("-")[0].split(".")[0].lower() in RUNTIME:
+            (shutil.copytree if entry.is_dir() else shutil.copy)(entry, library / entry.name)
+    shutil.copy(find_kubectl(), place / "kubectl")
+    return {"PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1", "GLASSNET_KUBECTL": str(place / "kubectl")}
+
+
+def test_an_ordinary_user_brings_a_lab_up() -> None:
     """The whole lab in a user namespace of its own, by a user without any right."""
-    place = Path("/tmp") / f"glassnet-rootless-{os.getpid()}"
     user = 65534
-    place.mkdir(mode=0o755)
+    place = Path(tempfile.mkdtemp(prefix="glassnet-rootless-", dir="/tmp"))
+    env = {
+        "PATH": os.environ["PATH"],
+        "GLASSNET_STATE": str(place / "labs"),
+        "HOME": str(place),
+        **stage_for_anyone(place),
+    }
+    place.chmod(0o755)
     os.chown(place, user, user)
-    env = {"PATH": os.environ["PATH"], "GLASSNET_STATE": str(place / "labs"), "HOME": str(place)}
-    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"]
+    become = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--clear-groups",
+        "--no-new-privs",
+        "/usr/bin/python3",
+        "-m",
+        "glassnet",
+    ]
     before = host_state()
 
     def glassnet(*words: str) -> str:
-        done = subprocess.run([*become, GLASSNET, *words], env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run([*become, *words], env=env, capture_output=True, text=True, check=False, cwd="/")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -196,10 +231,25 @@ def test_an_ordinary_user_brings_a_lab_up(tmp_path: Path) -> None:
         glassnet("up")
         glassnet("kubectl", "create", "deployment", "web", "--image=nginx", "--replicas=2")
         glassnet("kubectl", "rollout", "status", "deployment/web", "--timeout=20s")
-        address = glassnet("kubectl", "get", "pods", "-o", "jsonpath={.items[0].status.podIP}")
-        assert "nginx" in glassnet("node", "worker-0", "--", "curl", "-s", "-m", "5", f"http://{address}")
+        glassnet("kubectl", "expose", "deployment", "web", "--port=80", "--type=NodePort")
+        port = glassnet("kubectl", "get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}")
+        assert "nginx" in glassnet(
+            "host",
+            "internet",
+            "--",
+            "curl",
+            "-s",
+            "-m",
+            "5",
+            "--retry",
+            "5",
+            "--retry-connrefused",
+            f"http://203.0.113.21:{port}",
+        )
+        pod = glassnet("kubectl", "get", "pods", "-o", "name").split()[0]
+        assert glassnet("kubectl", "exec", pod, "--", "id", "-u").strip() == "0"
         assert host_state() == before
     finally:
-        subprocess.run([*become, GLASSNET, "down", "--all"], env=env, check=False)
-        subprocess.run(["rm", "-rf", str(place)], check=True)
+        subprocess.run([*become, "down", "--all"], env=env, check=False, cwd="/")
+        shutil.rmtree(place)
     assert host_state() == before

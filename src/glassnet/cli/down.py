@@ -23,7 +23,7 @@ def command(name: str | None, lab: str | None, everything: bool) -> None:
     from glassnet.lab.state import all_labs, end, lab_dir
     from glassnet.net.errors import LabError
 
-    wanted = name or lab
+    wanted = None if everything else name or lab
     labs = [lab_dir(wanted)] if wanted else all_labs()
     if not everything and not wanted and len(labs) > 1:
         raise LabError(f"there are {len(labs)} labs ({', '.join(each.name for each in labs)}); name one, or use --all")

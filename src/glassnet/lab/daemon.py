@@ -7,11 +7,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,7 +56,8 @@ class ManifestError(GlassnetError):
         super().__init__(str(error))
         self.index = index
         causes = error.details.get("causes") or []
-        self.field = str(causes[0].get("field", "")) if causes else ""
+        named = re.search(r'unknown field "([^"]+)"|Go struct field \w+\.(\S+) of type', str(error))
+        self.field = str(causes[0].get("field", "")) if causes else (named[1] or named[2]) if named else ""
 
 
 def main() -> None:
@@ -133,11 +134,6 @@ async def _bring_up(lab: LabDir, cluster: Cluster, voice: Voice) -> None:
         voice.say(name="pods", step=f"{ready} of {total} pods are Ready; waiting for {waiting[0]}")
         await cluster.changed(1.0)
     voice.say(name="up", up=cluster.summary())
-
-
-def utc_now() -> datetime:
-    """The clock."""
-    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

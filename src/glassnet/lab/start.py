@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typing import Any
 from glassnet.kube.manifest import Manifest, parse
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir, end, lab_dir
-from glassnet.net.errors import LabError, ParseError, PreflightError, UsageError
+from glassnet.net.errors import GlassnetError, LabError, ParseError, PreflightError, UsageError
 
+_INVALID = re.compile(r'^\S+ "[^"]*" is invalid: |^\S+ in version .*? strict decoding error: ')  # the error names the object already
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -87,7 +89,7 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
     try:
         yield from _follow(lab, child, said, manifests)
     except BaseException:
-        end(lab)
+        end(lab, keep=not fresh)  # what a killed lab had left stays as it was found
         raise
 
 
@@ -139,9 +141,9 @@ def _follow(
     raise LabError(f"lab {lab.name!r} died while coming up; the end of its log:\n  {tail}")
 
 
-def _error(event: dict[str, Any], manifests: Sequence[Manifest]) -> Exception:
+def _error(event: dict[str, Any], manifests: Sequence[Manifest]) -> GlassnetError:
+    text = str(event["error"])
     if "manifest" in event:
-        manifest = manifests[event["manifest"]]
-        return manifest.error(event["error"], event.get("field", ""))
+        return manifests[event["manifest"]].error(_INVALID.sub("", text), event.get("field", ""))
     kinds = {"PreflightError": PreflightError, "UsageError": UsageError, "ParseError": ParseError}
-    return kinds.get(event.get("kind", ""), LabError)(event["error"])
+    return kinds.get(event.get("kind", ""), LabError)(text)

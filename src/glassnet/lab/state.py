@@ -137,8 +137,8 @@ def running_lab(name: str | None) -> LabDir:
     )
 
 
-def end(lab: LabDir, patience: float = 0.5) -> bool:
-    """End a lab's process and remove its directory; True when there was something to end or to remove.
+def end(lab: LabDir, patience: float = 0.5, keep: bool = False) -> bool:
+    """End a lab's process and (without `keep`) remove its directory; True when there was something to end or to remove.
 
     The process is the first one of the lab's PID namespace: with it the kernel ends everything inside. SIGTERM first,
     SIGKILL after `patience` seconds. Raises LabError when even that does not free the lock.
@@ -147,7 +147,8 @@ def end(lab: LabDir, patience: float = 0.5) -> bool:
         return False
     if lab.running():
         _end_process(lab, patience)
-    shutil.rmtree(lab.path, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(lab.path, ignore_errors=True)
     return True
 
 
