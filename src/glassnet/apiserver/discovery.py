@@ -1,4 +1,4 @@
-"""Discovery: which groups, versions and resources there are, as kubectl asks at its start. And the two reviews of oneself.
+"""Discovery: which groups, versions and resources there are, as kubectl asks at its start. And what has no object: reviews of oneself, tokens.
 
 Source: Kubernetes API concepts, "API discovery"; KEP-3352 (aggregated discovery).
 """
@@ -6,17 +6,20 @@ Source: Kubernetes API concepts, "API discovery"; KEP-3352 (aggregated discovery
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from glassnet.apiserver import schema, subresources
-from glassnet.apiserver.auth import User, allowed
+from glassnet.apiserver.auth import Tokens, User, allowed
 from glassnet.apiserver.http import SERVER, USER, Handler, answer, read_body
 from glassnet.apiserver.lifecycle import stamp
 from glassnet.apiserver.schema.errors import bad_request
+from glassnet.apiserver.server import decode
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
+from glassnet.net.errors import ApiError
 
 Obj = dict[str, Any]
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
@@ -97,13 +100,20 @@ def _entries() -> dict[tuple[str, str], list[Entry]]:
 ENTRIES = _entries()
 
 
-def routes() -> list[web.RouteDef]:
-    """Routes of /api, /apis and below, and of the reviews of oneself."""
+def routes(tokens: Tokens | None = None) -> list[web.RouteDef]:
+    """Routes of /api, /apis and below, of the reviews of oneself, and of service accounts' tokens, which `tokens` issues."""
+
+    async def token(request: web.Request) -> web.StreamResponse:
+        if tokens is None:
+            raise subresources.unsupported(kinds.SERVICE_ACCOUNT, "token")
+        return answer(_issue(tokens, request, await read_body(request)), 201)
+
     found = [
         web.get("/api", _root("core"), allow_head=False),
         web.get("/apis", _root("groups"), allow_head=False),
         web.post(f"/apis/{AUTHORIZATION}/v1/selfsubjectaccessreviews", _access_review),
         web.post(f"/apis/{AUTHENTICATION}/v1/selfsubjectreviews", _self_review),
+        web.post("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", token),
     ]
     for group, version in ENTRIES:
         base = f"/apis/{group}" if group else "/api"
@@ -299,3 +309,28 @@ async def _self_review(request: web.Request) -> web.StreamResponse:
         },
         201,
     )
+
+
+def _issue(tokens: Tokens, request: web.Request, body: Any) -> Obj:
+    """serviceaccounts/token: a TokenRequest with its token. Raises ApiError 404, 422."""
+    server, namespace, name = request.app[SERVER], request.match_info["namespace"], request.match_info["name"]
+    account = decode(server.get(kinds.SERVICE_ACCOUNT, namespace, name))
+    spec = (body.get("spec") if isinstance(body, dict) else None) or {}
+    seconds = spec.get("expirationSeconds") or 3600
+    if not isinstance(seconds, int) or not 600 <= seconds <= 1 << 32:
+        why = f"Invalid value: {seconds}: may not specify a duration less than 10 minutes or more than 2^32 seconds"
+        raise ApiError(
+            422, "Invalid", f'TokenRequest "{name}" is invalid: spec.expirationSeconds: {why}', {"name": name}
+        )
+    now, uid = server.now(), account["metadata"]["uid"]
+    audiences = spec.get("audiences") or ["https://kubernetes.default.svc.cluster.local"]
+    return {
+        "kind": "TokenRequest",
+        "apiVersion": f"{AUTHENTICATION}/v1",
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": stamp(now)},
+        "spec": {**spec, "audiences": audiences, "expirationSeconds": seconds},
+        "status": {
+            "token": tokens.issue(namespace, name, uid, now, seconds, audiences),
+            "expirationTimestamp": stamp(now + timedelta(seconds=seconds)),
+        },
+    }
