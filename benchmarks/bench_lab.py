@@ -20,17 +20,18 @@ NAME = f"bench-{os.getpid()}"
 
 
 def manifests(pods: int, services: int = 0) -> str:
-    """`pods` pods in deployments of at most 50, and `services` Services over them."""
+    """`pods` pods in as many Deployments as there are Services (10 without), and the Services over them."""
     documents: list[dict[str, Any]] = []
-    for start in range(0, pods, 50):
-        app = f"web-{start // 50}"
+    apps = services or min(10, pods)
+    for number in range(apps):
+        app = f"web-{number}"
         template = {"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "nginx", "image": "nginx"}]}}
-        spec = {"replicas": min(50, pods - start), "selector": {"matchLabels": {"app": app}}, "template": template}
+        size = pods // apps + (number < pods % apps)
+        spec = {"replicas": size, "selector": {"matchLabels": {"app": app}}, "template": template}
         documents.append({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app}, "spec": spec})
-    for number in range(services):
-        app = f"web-{number % max(1, (pods + 49) // 50)}"
-        spec = {"selector": {"app": app, "slot": str(number)} if number >= 50 else {"app": app}, "ports": [{"port": 80}]}
-        documents.append({"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"svc-{number}"}, "spec": spec})
+        if services:
+            ports = {"selector": {"app": app}, "ports": [{"port": 80}]}
+            documents.append({"apiVersion": "v1", "kind": "Service", "metadata": {"name": app}, "spec": ports})
     return "\n---\n".join(json.dumps(document) for document in documents)
 
 
@@ -54,7 +55,7 @@ def measure(nodes: int, pods: int, services: int = 0, service_cidr: str = "10.32
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(manifests(pods, services))
         file.flush()
-        workers = nodes - 3 if nodes <= 6 else nodes
+        workers = nodes - 3 if nodes <= 6 else nodes  # 6 nodes are the profile: three controllers, three workers
         up = run("up", "--name", NAME, "--nodes", str(workers), "--service-cidr", service_cidr, "-f", file.name)
         rss, pss, processes = weight()
         down = run("down", NAME)

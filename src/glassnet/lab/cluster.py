@@ -190,7 +190,7 @@ class Cluster:
         """The API on the host's loopback and on every controller."""
         assert self._machines is not None
         tokens = auth.Tokens(secrets.token_bytes(32))
-        routes = [*discovery.routes(), *openapi.routes(self.server.schema), *streams.routes(pods)]
+        routes = [*discovery.routes(tokens), *openapi.routes(self.server.schema), *streams.routes(pods)]
         app = http.build_app(
             self.server, lambda request: auth.authenticate(request, tokens, utc_now()), auth.authorize, routes
         )
