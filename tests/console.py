@@ -80,7 +80,7 @@ class Shell:
     def run(self, command: str) -> tuple[int, list[str]]:
         """Run one command; its status and the lines it printed."""
         assert self._bash.stdin and self._bash.stdout
-        self._bash.stdin.write(f"{command} </dev/null\nprintf '\\n@@end %d\\n' $?\n")
+        self._bash.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '\\n@@end %d\\n' $?\n")
         self._bash.stdin.flush()
         lines: list[str] = []
         for line in self._bash.stdout:
