@@ -46,7 +46,9 @@ def run(*words: str) -> float:
 
 def weight() -> tuple[float, float, int]:
     """(RSS, PSS) in MB and the number of processes of the running lab."""
-    report = json.loads(subprocess.run([GLASSNET, "status", "--name", NAME, "-o", "json"], capture_output=True, check=True).stdout)[0]
+    report = json.loads(
+        subprocess.run([GLASSNET, "status", "--name", NAME, "-o", "json"], capture_output=True, check=True).stdout
+    )[0]
     return report["rss_mb"], report["memory_mb"], report["processes"]
 
 
@@ -59,12 +61,16 @@ def measure(nodes: int, pods: int, services: int = 0, service_cidr: str = "10.32
         up = run("up", "--name", NAME, "--nodes", str(workers), "--service-cidr", service_cidr, "-f", file.name)
         rss, pss, processes = weight()
         down = run("down", NAME)
-    print(f"| {nodes} | {pods} | {services} | {up:.2f} | {down:.2f} | {rss:.0f} | {pss:.0f} | {processes} |", flush=True)
+    print(
+        f"| {nodes} | {pods} | {services} | {up:.2f} | {down:.2f} | {rss:.0f} | {pss:.0f} | {processes} |", flush=True
+    )
 
 
 def main() -> None:
     """Print the table."""
-    print("| nodes | pods | services | up, s | down, s | RSS, MB | PSS, MB | processes |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| nodes | pods | services | up, s | down, s | RSS, MB | PSS, MB | processes |\n|---|---|---|---|---|---|---|---|"
+    )
     for _ in range(3):
         measure(6, 10)
     measure(6, 30)

@@ -88,13 +88,21 @@ class ProxyLoop(Generic[P]):
         cluster_cidr: str = "",
         shared: SharedCompute | None = None,
         min_period: float = 0.03,
+        node_port_addresses: tuple[str, ...] | None = None,
     ) -> None:
         self._view, self._machine, self._node, self._mode = view, machine, node_name, mode
         self._shared = shared or SharedCompute(view)
         self._shared.loops += 1
         self._period = min_period
         writer: Any = (
-            IptablesWriter(machine, iptables.Options(cluster_cidr))
+            IptablesWriter(
+                machine,
+                iptables.Options(
+                    cluster_cidr,
+                    localhost_node_ports=node_port_addresses is None,
+                    node_port_addresses=node_port_addresses,
+                ),
+            )
             if mode == "iptables"
             else NftablesWriter(machine, cluster_cidr)
         )

@@ -45,7 +45,7 @@ class IptablesWriter:
         for _, piece in sorted(everything.items()):
             for place, lines in piece.top.items():
                 top.setdefault(place, []).extend(lines)
-        top.setdefault(("nat", iptables.SERVICES), []).append(iptables.last())
+        top.setdefault(("nat", iptables.SERVICES), []).extend(iptables.last(self._options))
         text = self._table("filter", top, {}, [], jumps) + self._table("nat", top, fresh, stale, jumps)
         if not self._known:
             text += self._table("mangle", top, {}, [], jumps)

@@ -1,1 +1,1 @@
-"""."""
+"""The embedded Kubernetes-compatible API server, over SQLite."""

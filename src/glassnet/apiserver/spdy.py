@@ -44,7 +44,9 @@ def _words(*words: str) -> bytes:
     return b"".join(struct.pack(">I", len(word)) + word.encode() for word in words)
 
 
-DICTIONARY = _words(*_NAMES.split(), "200 OK", "version", "HTTP/1.1", "url", "public", "set-cookie", "keep-alive", "origin")
+DICTIONARY = _words(
+    *_NAMES.split(), "200 OK", "version", "HTTP/1.1", "url", "public", "set-cookie", "keep-alive", "origin"
+)
 DICTIONARY += _PLAIN.encode()
 
 

@@ -1,4 +1,4 @@
-"""`glassnet down`."""
+"""`glassnet down`: end a lab, or all of them."""
 
 from __future__ import annotations
 

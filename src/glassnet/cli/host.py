@@ -1,4 +1,4 @@
-"""`glassnet host`."""
+"""`glassnet host`: a command on a machine outside the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`glassnet kubectl`."""
+"""`glassnet kubectl`: real kubectl with the lab's kubeconfig."""
 
 from __future__ import annotations
 

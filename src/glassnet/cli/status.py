@@ -1,4 +1,4 @@
-"""`glassnet status`."""
+"""`glassnet status`: which labs there are, and what they weigh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`glassnet up`."""
+"""`glassnet up`: from the words on the command line to a lab that is up."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from glassnet.net.errors import KernelError
 from glassnet.netstack import ops
@@ -334,7 +334,7 @@ def _del_neighbour(netlink: RtNetlink, op: ops.DelNeighbour) -> Message:
     return _DELNEIGH, 0, _neighbour_body(netlink, op.address, op.dev, 0)
 
 
-_PACK: dict[type, Callable[[RtNetlink, object], Message]] = {
+_PACK: dict[type, Callable[[RtNetlink, Any], Message]] = {
     ops.AddBridge: _add_bridge,
     ops.AddVeth: _add_veth,
     ops.AddDummy: _add_dummy,
@@ -347,9 +347,4 @@ _PACK: dict[type, Callable[[RtNetlink, object], Message]] = {
     ops.DelRoute: _del_route,
     ops.SetNeighbour: _set_neighbour,
     ops.DelNeighbour: _del_neighbour,
-}  # type: ignore[dict-item]
-
-
-def netns_descriptor(path: str) -> int:
-    """Open a namespace file such as /proc/1/ns/net."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+}

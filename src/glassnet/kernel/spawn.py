@@ -107,7 +107,7 @@ def start(argv: Sequence[str], options: Mapping[str, Any]) -> int:
     Raises KernelError (ENOENT, EACCES, …).
     """
     words = ["setsid", "--ctty", "--wait", *argv] if options.get("tty") else list(argv)
-    streams = {name: _stream(options.get(name, -1)) for name in ("stdin", "stdout", "stderr")}
+    stdin, stdout, stderr = (_stream(options.get(name, -1)) for name in ("stdin", "stdout", "stderr"))
     try:
         # the Popen object is only a way to vfork: the process is waited for through its pidfd
         process = subprocess.Popen(
@@ -116,7 +116,9 @@ def start(argv: Sequence[str], options: Mapping[str, Any]) -> int:
             env=dict(options.get("env") or {"PATH": PATH}),
             cwd=options.get("cwd") or "/",
             start_new_session=not options.get("tty"),
-            **streams,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
         )
     except OSError as error:
         raise KernelError(f"start {words[0]}", error.errno or errno.EINVAL, error.filename or "") from None

@@ -56,7 +56,9 @@ def parse(text: str, source: str) -> list[Manifest]:
         nodes = [node for node in yaml.compose_all(text, _Loader) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ParseError(error.problem or str(error), source, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0) from None
+        raise ParseError(
+            error.problem or str(error), source, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0
+        ) from None
     except yaml.YAMLError as error:
         raise ParseError(str(error).replace("\n", " "), source) from None
     out: list[Manifest] = []

@@ -119,7 +119,7 @@ class Cluster:
         self._start(RouteLoop(self.view, router.netns, "eth0").run())
         shared = SharedCompute(self.view)
         for spec in workers:
-            loop = ProxyLoop(
+            loop: ProxyLoop[Any] = ProxyLoop(
                 self.view,
                 self._machines.machines[spec.name],
                 spec.name,

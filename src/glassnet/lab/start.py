@@ -17,7 +17,9 @@ from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir, end, lab_dir
 from glassnet.net.errors import GlassnetError, LabError, ParseError, PreflightError, UsageError
 
-_INVALID = re.compile(r'^\S+ "[^"]*" is invalid: |^\S+ in version .*? strict decoding error: ')  # the error names the object already
+_INVALID = re.compile(
+    r'^\S+ "[^"]*" is invalid: |^\S+ in version .*? strict decoding error: '
+)  # the error names the object already
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -144,6 +146,7 @@ def _follow(
 def _error(event: dict[str, Any], manifests: Sequence[Manifest]) -> GlassnetError:
     text = str(event["error"])
     if "manifest" in event:
-        return manifests[event["manifest"]].error(_INVALID.sub("", text), event.get("field", ""))
-    kinds = {"PreflightError": PreflightError, "UsageError": UsageError, "ParseError": ParseError}
+        manifest: Manifest = manifests[event["manifest"]]
+        return manifest.error(_INVALID.sub("", text), event.get("field", ""))
+    kinds: dict[str, type[GlassnetError]] = {"PreflightError": PreflightError, "UsageError": UsageError, "ParseError": ParseError}
     return kinds.get(event.get("kind", ""), LabError)(text)

@@ -67,11 +67,15 @@ JUMPS: tuple[tuple[str, str, Rule], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What holds for a whole node. `cluster_cidr` tells local pods from others ("" for no such detector)."""
+    """What holds for a whole node. `cluster_cidr` tells local pods from others ("" for no such detector).
+
+    `node_port_addresses` are the node's addresses that serve node ports; None: all of them.
+    """
 
     cluster_cidr: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     localhost_node_ports: bool = True
+    node_port_addresses: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -118,10 +122,15 @@ def fixed(options: Options) -> dict[tuple[str, str], list[str]]:
     return out.top
 
 
-def last() -> str:
-    """The rule that must end KUBE-SERVICES: whatever no address matched may be a node port."""
+def last(options: Options) -> list[str]:
+    """The rules that must end KUBE-SERVICES: whatever no address matched may be a node port."""
     comment = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-    return emit(SERVICES, Rule((AddressType("dst"),), Jump(NODE_PORTS), comment))
+    entries: list[tuple[Match, ...]] = [(AddressType("dst"),)]
+    if options.node_port_addresses is not None:
+        entries = [(Destination(f"{ip}/32"),) for ip in options.node_port_addresses]
+    elif not options.localhost_node_ports:
+        entries = [(Destination("127.0.0.0/8", negate=True), AddressType("dst"))]
+    return [emit(SERVICES, Rule(matches, Jump(NODE_PORTS), comment)) for matches in entries]
 
 
 class _Speller:
