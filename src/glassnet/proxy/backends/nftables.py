@@ -104,7 +104,7 @@ table ip {TABLE} {{
     fib daddr type local meta l4proto . th dport @no_endpoint_ports reject
   }}
   chain prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}
-  chain output {{ type nat hook output priority dstnat; policy accept; jump services; }}
+  chain output {{ type nat hook output priority -100; policy accept; jump services; }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & 0x4000 != 0 meta mark set meta mark xor 0x4000 masquerade fully-random
