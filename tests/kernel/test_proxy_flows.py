@@ -22,7 +22,7 @@ DATA = Path(__file__).parents[1] / "data" / "proxy"
 
 
 def scenarios() -> Iterator[Any]:
-    for mode in ("iptables",):
+    for mode in ("iptables", "nftables"):
         for line in gzip.decompress((DATA / f"flows-{mode}.jsonl.gz").read_bytes()).splitlines():
             scenario = json.loads(line)
             yield pytest.param(mode, scenario, id=scenario["id"])
@@ -52,6 +52,7 @@ async def programmed(wire: Wire, view: View, mode: str, scenario: dict[str, Any]
         mode=mode,
         cluster_cidr="10.0.0.0/8",
         node_port_addresses=None if addresses["match_all"] else tuple(addresses["node_ips"]),
+        service_cidrs=tuple(filter(None, [scenario["options"].get("service_cidrs", "")])),
     )
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(20):

@@ -14,7 +14,7 @@ from glassnet.kube.types import Service
 from glassnet.kube.view import SERVICE_NAME_LABEL, Event, Key, View
 from glassnet.net.errors import GlassnetError
 from glassnet.proxy import compute
-from glassnet.proxy.backends import iptables
+from glassnet.proxy.backends import iptables, nftables
 from glassnet.proxy.model import ServicePort
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class ProxyLoop(Generic[P]):
         shared: SharedCompute | None = None,
         min_period: float = 0.03,
         node_port_addresses: tuple[str, ...] | None = None,
+        service_cidrs: tuple[str, ...] = (),
     ) -> None:
         self._view, self._machine, self._node, self._mode = view, machine, node_name, mode
         self._shared = shared or SharedCompute(view)
@@ -104,7 +105,7 @@ class ProxyLoop(Generic[P]):
                 ),
             )
             if mode == "iptables"
-            else NftablesWriter(machine, cluster_cidr)
+            else NftablesWriter(machine, nftables.Options(cluster_cidr, node_port_addresses, service_cidrs))
         )
         self._writer: Writer[P] = writer
         self._pieces: dict[Key, P] = {}

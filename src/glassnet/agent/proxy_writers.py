@@ -12,6 +12,7 @@ from glassnet.net.errors import CommandError
 from glassnet.proxy.backends import iptables, nftables
 from glassnet.proxy.backends.iptables import JUMPS, PREFIXES, TOP, Options, Piece
 from glassnet.proxy.backends.nftables import Elements
+from glassnet.proxy.backends.nftables_state import State
 from glassnet.proxy.model import ServicePort
 from glassnet.ruleset.diff import difference
 from glassnet.ruleset.emit_iptables import emit
@@ -121,34 +122,25 @@ def _jump(builtin: str, rule: Rule) -> str:
 class NftablesWriter:
     """Elements of the constant ruleset. The table is made anew when more pick chains are needed than it has."""
 
-    def __init__(self, machine: Machine, cluster_cidr: str) -> None:
-        self._nft, self._cluster_cidr = Nft(machine), cluster_cidr
-        self._picks = 0
-        self._written = Elements()
-        self._sizes: dict[int, int] = {}
+    def __init__(self, machine: Machine, options: nftables.Options) -> None:
+        self._nft, self._state = Nft(machine), State(options)
+        self._known = False
 
     def forget(self) -> None:
         """What is in the kernel is no longer known: the next write starts with a fresh table."""
-        self._picks = 0
+        self._known = False
 
     def spell(self, ports: list[ServicePort]) -> Elements:
         """One Service."""
         return nftables.elements(ports)
 
     async def write(self, changed: Mapping[Key, Elements | None], everything: Mapping[Key, Elements]) -> None:
-        """One transaction."""
-        wanted = nftables.merge(everything.values())
-        need = max(
-            (int(v.rpartition("-")[2]) for name in ("services", "nodeports") for v in wanted.of.get(name, {}).values()),
-            default=0,
-        )
-        if need > self._picks or not self._picks:
-            picks = nftables.picks_for(need)
-            await self._nft.run(nftables.skeleton(self._cluster_cidr, picks) + nftables.difference(Elements(), wanted))
-            self._picks = picks
-        else:
-            await self._nft.run(nftables.difference(self._written, wanted))
-        self._written = wanted
+        """One transaction: the difference, or the whole table when the kernel's state is not known or the table has grown too small."""
+        text = self._state.update(changed) if self._known else None
+        if text is None:
+            text = self._state.full(everything)
+        await self._nft.run(text)
+        self._known = True
 
     async def sweep(self) -> None:
         """Remove the table."""
