@@ -26,8 +26,17 @@ class Iptables:
         try:
             await self._machine.run(["iptables-restore", "-w", "5", "--noflush"], text.encode())
         except CommandError as error:
-            found = re.search(r"line:? (\d+)", error.stderr)
-            line = text.splitlines()[int(found[1]) - 1] if found and int(found[1]) <= text.count("\n") else ""
+            line = _line_at_fault(text.splitlines(), error.stderr)
             raise CommandError(
                 error.argv, error.status, f"{error.stderr.strip()}{': ' + line if line else ''}"
             ) from None
+
+
+def _line_at_fault(lines: list[str], stderr: str) -> str:
+    """The line a message is about: the one it counts, or, when that is only the COMMIT, the one that has the name it quotes."""
+    counted = re.search(r"line:? (\d+)", stderr)
+    line = lines[int(counted[1]) - 1] if counted and int(counted[1]) <= len(lines) else ""
+    quoted = re.search(r"'([^']+)'", stderr)
+    if line in ("", "COMMIT") and quoted:
+        return next((each for each in lines if quoted[1] in each.split()), line)
+    return line
