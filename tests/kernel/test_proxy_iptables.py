@@ -101,6 +101,6 @@ async def test_a_line_the_kernel_refuses_is_shown_and_nothing_is_loaded(wire: Wi
     text = (
         '*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -m comment --comment "demo/web:http" -j NO-SUCH-CHAIN\nCOMMIT\n'
     )
-    with pytest.raises(CommandError, match="demo/web:http.*NO-SUCH-CHAIN"):
+    with pytest.raises(CommandError, match=r"demo/web:http.*NO-SUCH-CHAIN"):
         await Iptables(wire).restore(text)  # type: ignore[arg-type]
     assert "KUBE-SERVICES" not in wire.shell("iptables-save")

@@ -59,7 +59,8 @@ class SharedCompute:
         if compute.depends_on_node(service, slices):
             mine = self.view.nodes.get(Key("", node))
             zone = mine.metadata.labels.get(ZONE, "") if mine else ""
-            return spell(compute.service_ports(service, slices, node, zone))
+            ips = mine.internal_ips() if mine else ()
+            return spell(compute.service_ports(service, slices, node, zone, ips))
         made = spell(compute.service_ports(service, slices))
         self._cache[key, mode] = made
         return made

@@ -6,8 +6,9 @@ KEP-2433 and KEP-4444 (hints); kube-proxy's topology.go for the order of fallbac
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from glassnet.kube.types import EndpointSlice, Service, ServicePortSpec, SliceEndpoint
 from glassnet.proxy.model import Endpoint, ServicePort
@@ -18,17 +19,19 @@ HEADLESS = "service.kubernetes.io/headless"
 
 
 def depends_on_node(service: Service, slices: Iterable[EndpointSlice]) -> bool:
-    """True when the rules of a Service differ between nodes: a Local policy, or hints."""
+    """True when the rules of a Service differ between nodes: a Local policy, source ranges, or hints."""
     spec = service.spec
     if spec.internal_traffic_policy == "Local" or spec.external_traffic_policy == "Local":
+        return True
+    if spec.load_balancer_source_ranges:  # a range with the node's own address lets the load balancer's through as well
         return True
     return any(endpoint.hints for piece in slices for endpoint in piece.endpoints)
 
 
 def service_ports(
-    service: Service, slices: Iterable[EndpointSlice], node: str = "", zone: str = ""
+    service: Service, slices: Iterable[EndpointSlice], node: str = "", zone: str = "", node_ips: Iterable[str] = ()
 ) -> list[ServicePort]:
-    """The ports of a Service as `node` must treat them; none for Services that are not proxied."""
+    """The ports of a Service as `node` must treat them; none for Services that are not proxied. `node_ips`: the node's own addresses."""
     spec = service.spec
     if (
         spec.cluster_ip in ("", "None")
@@ -38,11 +41,16 @@ def service_ports(
     ):
         return []
     usable = [piece for piece in slices if piece.address_type == "IPv4" and HEADLESS not in piece.metadata.labels]
-    return [_service_port(service, port, usable, node, zone) for port in spec.ports]
+    return [_service_port(service, port, usable, node, zone, tuple(node_ips)) for port in spec.ports]
 
 
 def _service_port(
-    service: Service, port: ServicePortSpec, slices: list[EndpointSlice], node: str, zone: str
+    service: Service,
+    port: ServicePortSpec,
+    slices: list[EndpointSlice],
+    node: str,
+    zone: str,
+    node_ips: tuple[str, ...],
 ) -> ServicePort:
     spec, meta = service.spec, service.metadata
     external = tuple(ip for ip in spec.external_ips if ":" not in ip)
@@ -69,7 +77,7 @@ def _service_port(
         node_port=port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0,
         external_ips=external,
         load_balancer_ips=balancers if spec.type == "LoadBalancer" else (),
-        source_ranges=_ranges(spec.load_balancer_source_ranges),
+        source_ranges=_ranges(spec.load_balancer_source_ranges, node_ips, balancers),
         external_local=external_local,
         internal_local=internal_local,
         affinity_seconds=int(config.get("timeoutSeconds", 10800)) if spec.session_affinity == "ClientIP" else 0,
@@ -125,8 +133,18 @@ def _near(found: list[tuple[Endpoint, _State]], node: str, zone: str) -> list[En
     return [e for e, _ in ready]
 
 
-def _ranges(texts: Iterable[str]) -> tuple[str, ...]:
-    """IPv4 source ranges; none when one of them is everything."""
-    networks = [ip_network(text.strip(), strict=False) for text in texts]
+def _ranges(texts: Iterable[str], node_ips: tuple[str, ...], balancers: tuple[str, ...]) -> tuple[str, ...]:
+    """IPv4 source ranges; none when one of them is everything.
+
+    When a range holds an address of the node, the node's own traffic to the load balancer's address counts as allowed; it may carry that very
+    address as its source (kube-proxy allows it for the same reason).
+    """
+    networks = []
+    for text in texts:
+        with contextlib.suppress(ValueError):  # the API refuses new ones; an old object may still hold one
+            networks.append(ip_network(text.strip(), strict=False))
     mine = [network for network in networks if network.version == 4]
-    return () if any(network.prefixlen == 0 for network in mine) else tuple(str(network) for network in mine)
+    if any(network.prefixlen == 0 for network in mine):
+        return ()
+    node_allowed = any(ip_address(ip) in network for network in mine for ip in node_ips if ":" not in ip)
+    return (*(str(network) for network in mine), *(f"{ip}/32" for ip in balancers if node_allowed))
