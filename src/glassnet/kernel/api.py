@@ -89,6 +89,9 @@ class Sandbox(Protocol):
         Raises KernelError.
         """
 
+    async def terminal(self) -> tuple[int, int]:
+        """(master, slave) of a new pseudo-terminal that has its name in the pod's /dev/pts."""
+
     async def remove(self) -> None:
         """Kill what runs in it, remove the namespaces and their names. Idempotent."""
 

@@ -208,6 +208,11 @@ class LabSandbox:
             self._spawner.within, {"mnt": self._spaces["mnt"]}, mounts.bind_files, [(source, target, read_only)]
         )
 
+    async def terminal(self) -> tuple[int, int]:
+        """(master, slave) of a pseudo-terminal that the pod's own /dev/pts names."""
+        await self._grow()
+        return await self._spawner.call(self._spawner.within, {"mnt": self._spaces["mnt"]}, mounts.open_terminal)
+
     async def _grow(self) -> None:
         """Give the pod PID and mount namespaces, once: the light sandbox of a built-in server has neither."""
         if self._lock is None:

@@ -7,8 +7,10 @@ mount namespace. Sources: mount_namespaces(7), Documentation/filesystems/overlay
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from glassnet.kernel import libc
 from glassnet.kernel.libc import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
 from glassnet.net.errors import KernelError, PreflightError
 
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 SKIPPED = ("boot", "lost+found")
 OWN = ("proc", "sys", "dev", "run", "tmp")  # never the host's
@@ -179,6 +182,14 @@ def unbind_namespace(target: str) -> None:
     if os.path.exists(target):
         libc.unmount(target)
         os.unlink(target)
+
+
+def open_terminal() -> tuple[int, int]:
+    """(master, slave) of a new pseudo-terminal that has a name in the calling thread's /dev/pts: pty(7), ioctl_tty(2)."""
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    master = os.open("/dev/ptmx", flags)
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    return master, fcntl.ioctl(master, _TIOCGPTPEER, flags)
 
 
 def bind_files(binds: Iterable[tuple[str, str, bool]]) -> None:

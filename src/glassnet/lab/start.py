@@ -148,5 +148,9 @@ def _error(event: dict[str, Any], manifests: Sequence[Manifest]) -> GlassnetErro
     if "manifest" in event:
         manifest: Manifest = manifests[event["manifest"]]
         return manifest.error(_INVALID.sub("", text), event.get("field", ""))
-    kinds: dict[str, type[GlassnetError]] = {"PreflightError": PreflightError, "UsageError": UsageError, "ParseError": ParseError}
+    kinds: dict[str, type[GlassnetError]] = {
+        "PreflightError": PreflightError,
+        "UsageError": UsageError,
+        "ParseError": ParseError,
+    }
     return kinds.get(event.get("kind", ""), LabError)(text)

@@ -170,7 +170,7 @@ async def start_process(
     clock: Callable[[], datetime],
 ) -> ProcessContainer:
     """Start a container's process. Raises ContainerStartError."""
-    pipes = Pipes(stdin, tty)
+    pipes = Pipes(stdin, await sandbox.terminal() if tty else None)
     try:
         process = await sandbox.spawn(
             argv, env=env, cwd=cwd, stdin=pipes.theirs[0], stdout=pipes.theirs[1], stderr=pipes.theirs[2], tty=tty

@@ -220,7 +220,7 @@ async def start_exec(
     sandbox: Sandbox, argv: Sequence[str], env: Mapping[str, str], cwd: str, stdin: bool, tty: bool
 ) -> ProcessSession | FailedSession:
     """Start a program in a pod and open a session with it."""
-    pipes = Pipes(stdin, tty)
+    pipes = Pipes(stdin, await sandbox.terminal() if tty else None)
     try:
         process = await sandbox.spawn(
             argv, env=env, cwd=cwd, stdin=pipes.theirs[0], stdout=pipes.theirs[1], stderr=pipes.theirs[2], tty=tty
@@ -244,10 +244,10 @@ class Pipes:
 
     __slots__ = ("outputs", "stdin", "terminal", "theirs")
 
-    def __init__(self, stdin: bool, tty: bool) -> None:
+    def __init__(self, stdin: bool, terminal: tuple[int, int] | None) -> None:
         self.stdin = self.terminal = -1
-        if tty:
-            self.terminal, theirs = os.openpty()
+        if terminal:
+            self.terminal, theirs = terminal
             self.theirs = (theirs, theirs, theirs)
             self.outputs = {STDOUT: self.terminal}
             self.stdin = self.terminal if stdin else -1
