@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import select
 import socket
@@ -46,7 +47,7 @@ class Wire:
     def __init__(self, local_ips: Sequence[str], pods: str = "10.0.0.0/8") -> None:
         self._thread = ThreadPoolExecutor(1, "wire", libc.unshare, (libc.CLONE_NEWNET,))
         self._runner = self._thread.submit(threading.current_thread).result()
-        self._ports = iter(range(20000, 60000))
+        self._ports = itertools.cycle(range(20000, 60000))
         self._tuns: dict[str, int] = {}
         self.local_ips = [ip for ip in local_ips if ":" not in ip]
         self.call(self._build, pods)
@@ -233,6 +234,8 @@ def _tag(protocol: int, body: bytes) -> int:
     """The source port a packet was sent with: masquerading changes the header's, not the copy we put inside."""
     if protocol == 6:
         return int(struct.unpack("!I", body[4:8])[0])
+    if protocol == 132:
+        return int(struct.unpack("!I", body[16:20])[0])
     return int(struct.unpack("!H", body[8:10])[0]) if len(body) >= 10 else 0
 
 

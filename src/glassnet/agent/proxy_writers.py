@@ -8,9 +8,8 @@ from glassnet.kernel.api import Machine
 from glassnet.kernel.iptables import Iptables
 from glassnet.kernel.nft import Nft
 from glassnet.kube.view import Key
-from glassnet.net.errors import CommandError
 from glassnet.proxy.backends import iptables, nftables
-from glassnet.proxy.backends.iptables import JUMPS, PREFIXES, TOP, Options, Piece
+from glassnet.proxy.backends.iptables import CANARY, JUMPS, PREFIXES, TOP, Options, Piece
 from glassnet.proxy.backends.nftables import Elements
 from glassnet.proxy.backends.nftables_state import State
 from glassnet.proxy.model import ServicePort
@@ -88,8 +87,14 @@ class IptablesWriter:
             if _jump(chain, rule) not in present[table]
         ]
 
+    async def intact(self) -> bool:
+        """Whether the canary in the least used table lives: who flushes all tables takes it as well (kube-proxy's way to notice)."""
+        return any(line.startswith(f":{CANARY} ") for line in await self._tools.save("mangle"))
+
     async def sweep(self) -> None:
         """Remove every chain of ours and the jumps to them."""
+        if not await self.intact():
+            return
         await self._look()
         text = ""
         for table in TOP:
@@ -142,11 +147,11 @@ class NftablesWriter:
         await self._nft.run(text)
         self._known = True
 
+    async def intact(self) -> bool:
+        """Whether our table is there."""
+        return await self._nft.has_table("ip", nftables.TABLE)
+
     async def sweep(self) -> None:
-        """Remove the table."""
-        try:
-            await self._nft.run(f"delete table ip {nftables.TABLE}\n")
-        except CommandError as error:
-            if "No such file" not in error.stderr:
-                raise
+        """Remove the table; that it is there at all is made sure of first, as older nft has no other way to delete without an error."""
+        await self._nft.run(f"add table ip {nftables.TABLE}\ndelete table ip {nftables.TABLE}\n")
         self.forget()

@@ -14,6 +14,11 @@ class Nft:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
+    async def has_table(self, family: str, name: str) -> bool:
+        """Whether a table exists. Raises CommandError."""
+        listing = (await self._machine.run(["nft", "list", "tables", family])).decode()
+        return f"table {family} {name}" in listing.splitlines()
+
     async def run(self, script: str) -> None:
         """Carry out a script, whole or not at all. Raises CommandError with nft's own words and the line of the script they are about."""
         if not script:
