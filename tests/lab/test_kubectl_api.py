@@ -163,9 +163,27 @@ def test_auth(api: ServedApi) -> None:
     as_reader = [*server, f"--token={token}"]
     assert "system:serviceaccount:default:reader" in api.run(*as_reader, "auth", "whoami")
     assert api.run(*as_reader, "auth", "can-i", "create", "pods", status=1).startswith("no\n")
-    assert "Forbidden" in api.run(*as_reader, "get", "secrets", status=1)
+    api.run("create", "namespace", "private")
+    refused = api.run(*as_reader, "-n", "private", "get", "secrets", status=1)
+    assert (
+        'secrets is forbidden: User "system:serviceaccount:default:reader" cannot list resource "secrets" in API group '
+        '"" in the namespace "private"'
+    ) in refused
+    assert "Forbidden" in api.run(*as_reader, "get", "secrets", "-A", status=1)
+    assert "Forbidden" in api.run(*as_reader, "exec", "p", "--", "true", status=1)
+    assert "Forbidden" in api.run(*as_reader, "--as=kubernetes-admin", "get", "pods", status=1)
     assert "p " in api.run(*as_reader, "get", "pods")
     assert "not found" in api.run("create", "token", "nobody", status=1)
+
+
+def test_impersonation_takes_the_rights_of_the_one_named(api: ServedApi) -> None:
+    account = "--as=system:serviceaccount:default:reader"
+    assert "system:serviceaccounts:default" in api.run("auth", "whoami", account)
+    assert api.run("auth", "can-i", "get", "secrets", account) == "yes\n"
+    assert api.run("auth", "can-i", "get", "secrets", "-n", "kube-system", account, status=1).startswith("no\n")
+    assert api.run("auth", "can-i", "delete", "pods", "--as=joe", status=1).startswith("no\n")
+    assert api.run("auth", "can-i", "delete", "pods", "--as=joe", "--as-group=system:masters") == "yes\n"
+    assert 'User "joe" cannot list resource "secrets"' in api.run("get", "secrets", "--as=joe", status=1)
 
 
 def test_exec_output_input_and_exit_code(api: ServedApi) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import ssl
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,13 @@ from aiohttp import web
 
 from glassnet.net.errors import ApiError
 
-MASTERS = "system:masters"
+MASTERS, NODES, AUTHENTICATED = "system:masters", "system:nodes", "system:authenticated"
+ACCOUNTS = "system:serviceaccounts"
+READS = ("get", "list", "watch")
+STREAMS = ("exec", "attach", "portforward")
+SELF_REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
+_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):[^:]+")
 
 
 class User(NamedTuple):
@@ -58,13 +65,13 @@ class Tokens:
     def user(self, token: str, now: datetime) -> User | None:
         """The user a token stands for; None when it is not ours or has expired."""
         signed, _, signature = token.rpartition(".")
-        if not hmac.compare_digest(_b64(self._sign(signed)), signature):
+        if not token.isascii() or not hmac.compare_digest(_b64(self._sign(signed)), signature):
             return None
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(signed.split(".")[1] + "==="))
         if claims["exp"] < now.timestamp():
             return None
         account = claims["kubernetes.io"]
-        groups = ("system:serviceaccounts", f"system:serviceaccounts:{account['namespace']}", "system:authenticated")
+        groups = (ACCOUNTS, f"{ACCOUNTS}:{account['namespace']}", AUTHENTICATED)
         return User(claims["sub"], groups, account["serviceaccount"]["uid"])
 
     def _sign(self, text: str) -> bytes:
@@ -76,50 +83,108 @@ def _b64(raw: bytes) -> str:
 
 
 def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> User | None:
-    """The client behind a request, None without good credentials."""
-    header = request.headers.get("Authorization", "")
-    if header.startswith("Bearer "):
-        return tokens.user(header[7:].strip(), now)
-    transport = request.transport
-    certificate = transport.get_extra_info("peercert") if transport else None
+    """The client behind a request, None without good credentials. Raises ApiError 403 for an impersonation that is not allowed."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    user = tokens.user(token.strip(), now) if scheme.lower() == "bearer" else _certified(request)
+    return impersonated(user, request) if user else None
+
+
+def _certified(request: web.Request) -> User | None:
+    """The user of the client certificate, which TLS has checked already: its common name, its organizations as groups."""
+    certificate = request.transport.get_extra_info("peercert") if request.transport else None
     if not certificate:
         return None
     fields: dict[str, list[str]] = {}
     for part in certificate.get("subject", ()):
         for name, value in part:
             fields.setdefault(name, []).append(value)
-    return User(
-        (fields.get("commonName") or ["unknown"])[0], (*fields.get("organizationName", []), "system:authenticated")
-    )
+    names = fields.get("commonName")
+    return User(names[0], (*fields.get("organizationName", []), AUTHENTICATED)) if names else None
 
 
-def allowed(user: User, verb: str, resource: str) -> bool:
-    """The lab's rule: system:masters may do everything, everybody else with credentials may read all but Secrets."""
-    if MASTERS in user.groups:
+def impersonated(user: User, request: web.Request) -> User:
+    """The user that kubectl's --as, --as-group and --as-uid name, else `user`. Raises ApiError 400, 403.
+
+    Source: Kubernetes documentation, "User impersonation". Only system:masters may.
+    """
+    headers = request.headers
+    name, groups = headers.get("Impersonate-User", ""), tuple(headers.getall("Impersonate-Group", ()))
+    uid = headers.get("Impersonate-Uid", "")
+    if not name:
+        if groups or uid:
+            raise ApiError(
+                400, "BadRequest", "Impersonate-Group and Impersonate-Uid need an Impersonate-User (kubectl --as)"
+            )
+        return user
+    if MASTERS not in user.groups:
+        raise forbidden(user, Attributes("impersonate", "", "users", "", name))
+    if not groups and (match := _ACCOUNT.fullmatch(name)):
+        groups = (ACCOUNTS, f"{ACCOUNTS}:{match[1]}")
+    return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))), uid)
+
+
+class Attributes(NamedTuple):
+    """What a request is about, in the words of authorization: verb, resource, place."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+
+
+def attributes(request: web.Request) -> Attributes | None:
+    """What a request wants of which resource, read off the route that serves it; None where no resource is concerned."""
+    place = request.match_info.route.resource
+    parts = place.canonical.strip("/").split("/") if place else [""]
+    if parts[0] not in ("api", "apis"):
+        return None
+    group, rest = ("", parts[2:]) if parts[0] == "api" else ("".join(parts[1:2]), parts[3:])
+    if rest[:2] == ["namespaces", "{namespace}"]:
+        rest = rest[2:]
+    if not rest:
+        return None
+    info = request.match_info
+    name, subresource = info.get("name", ""), info.get("subresource", "".join(rest[2:3]))
+    verb = _VERBS.get(request.method, request.method.lower())
+    if subresource in STREAMS:
+        verb = "create"
+    elif not name and verb == "get":
+        verb = "watch" if request.query.get("watch") in ("true", "1") else "list"
+    elif not name and verb == "delete":
+        verb = "deletecollection"
+    return Attributes(verb, group, rest[0], info.get("namespace", ""), name, subresource)
+
+
+def allowed(user: User, verb: str, resource: str, namespace: str = "") -> bool:
+    """The lab's rule, which stands for RBAC.
+
+    system:masters and system:nodes may do everything. Everybody else with credentials may get, list and watch everything,
+    Secrets only when they are those of a service account's own namespace. `resource` and `verb` may be `*`; "" is no resource.
+    """
+    if MASTERS in user.groups or NODES in user.groups:
         return True
-    return verb in ("get", "list", "watch") and resource != "secrets"
+    if verb not in READS or resource == "*":
+        return False
+    return resource != "secrets" or (bool(namespace) and f"{ACCOUNTS}:{namespace}" in user.groups)
 
 
 def authorize(user: User, request: web.Request) -> None:
-    """Raises ApiError 403 when the user may not."""
-    parts = request.path.strip("/").split("/")
-    if parts[0] not in ("api", "apis") or len(parts) < (3 if parts[0] == "api" else 4):
+    """Raises ApiError 403 when the user may not. Reviews of oneself are everybody's."""
+    wanted = attributes(request)
+    if wanted is None or wanted.resource in SELF_REVIEWS:
         return
-    rest = parts[2:] if parts[0] == "api" else parts[3:]
-    if rest[0] == "namespaces" and len(rest) > 2:
-        rest = rest[2:]
-    resource = rest[0]
-    if resource in ("selfsubjectaccessreviews", "selfsubjectreviews"):
-        return
-    verb = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
-        request.method, "get"
-    )
-    if len(rest) > 2 and rest[2] in ("exec", "attach", "portforward"):
-        verb = "create"
-    if not allowed(user, verb, resource):
-        raise ApiError(
-            403,
-            "Forbidden",
-            f'{resource} is forbidden: User "{user.name}" cannot {verb} resource "{resource}" (only system:masters may)',
-            {"kind": resource},
-        )
+    if not allowed(user, wanted.verb, wanted.resource, wanted.namespace):
+        raise forbidden(user, wanted)
+
+
+def forbidden(user: User, wanted: Attributes) -> ApiError:
+    """403 in the words of the real server."""
+    kind = f"{wanted.resource}.{wanted.group}" if wanted.group else wanted.resource
+    subject = f'{kind} "{wanted.name}"' if wanted.name else kind
+    resource = f"{wanted.resource}/{wanted.subresource}" if wanted.subresource else wanted.resource
+    where = f'in the namespace "{wanted.namespace}"' if wanted.namespace else "at the cluster scope"
+    text = f'User "{user.name}" cannot {wanted.verb} resource "{resource}" in API group "{wanted.group}" {where}'
+    details = {"name": wanted.name, "group": wanted.group, "kind": wanted.resource}
+    return ApiError(403, "Forbidden", f"{subject} is forbidden: {text}", {k: v for k, v in details.items() if v})

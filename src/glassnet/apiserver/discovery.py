@@ -5,14 +5,17 @@ Source: Kubernetes API concepts, "API discovery"; KEP-3352 (aggregated discovery
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from glassnet.apiserver import schema, subresources
-from glassnet.apiserver.auth import Tokens, User, allowed
+from glassnet.apiserver.auth import STREAMS, Tokens, User, allowed
 from glassnet.apiserver.http import SERVER, USER, Handler, answer, read_body
 from glassnet.apiserver.lifecycle import stamp
 from glassnet.apiserver.schema.errors import bad_request
@@ -126,25 +129,44 @@ def routes(tokens: Tokens | None = None) -> list[web.RouteDef]:
 
 
 def _fixed(body: Obj) -> Handler:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        return answer(body)
+    raw = msgspec.json.encode(body)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return tagged(request, raw)
 
     return handler
 
 
 def _root(which: str) -> Handler:
-    legacy: Callable[[], Obj] = api_versions if which == "core" else group_list
+    core = which == "core"
 
     async def handler(request: web.Request) -> web.StreamResponse:
         version = _aggregated_version(request.headers.get("Accept", ""))
-        if not version:
-            return answer(legacy())
-        response = answer(aggregated(version, core=which == "core"))
-        kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
-        response.headers["Content-Type"] = kind
+        response = tagged(request, _root_document(version, core))
+        response.headers["Vary"] = "Accept"
+        if version and response.status == 200:
+            kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            response.headers["Content-Type"] = kind
         return response
 
     return handler
+
+
+@cache
+def _root_document(version: str, core: bool) -> bytes:
+    """/api or /apis as JSON: aggregated, or in the older form where `version` is ""."""
+    if version:
+        return msgspec.json.encode(aggregated(version, core))
+    return msgspec.json.encode(api_versions() if core else group_list())
+
+
+def tagged(request: web.Request, raw: bytes) -> web.Response:
+    """A JSON document with its ETag (RFC 9110, section 8.8.3), or 304 for a client that has it already."""
+    tag = f'"{hashlib.sha256(raw).hexdigest().upper()}"'
+    known = [word.strip().removeprefix("W/") for word in request.headers.get("If-None-Match", "").split(",")]
+    response = web.Response(status=304) if tag in known or "*" in known else answer(raw)
+    response.headers["ETag"] = tag
+    return response
 
 
 def _aggregated_version(accept: str) -> str:
@@ -281,8 +303,8 @@ async def _access_review(request: web.Request) -> web.StreamResponse:
         may = allowed(user, (spec["nonResourceAttributes"] or {}).get("verb", ""), "")
     else:
         wanted = wanted or {}
-        verb = "create" if wanted.get("subresource") in ("exec", "attach", "portforward") else wanted.get("verb", "")
-        may = allowed(user, verb, wanted.get("resource", ""))
+        verb = "create" if wanted.get("subresource") in STREAMS else wanted.get("verb", "")
+        may = allowed(user, verb, wanted.get("resource", ""), wanted.get("namespace", ""))
     return answer(
         {
             "kind": "SelfSubjectAccessReview",

@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 
 from glassnet.apiserver import subresources
-from glassnet.apiserver.discovery import ENTRIES, Entry
-from glassnet.apiserver.http import VERSION, answer
+from glassnet.apiserver.discovery import ENTRIES, Entry, tagged
+from glassnet.apiserver.http import VERSION
 from glassnet.apiserver.schema import WITH_STATUS, Schema
 from glassnet.apiserver.schema.descriptions import describe
 from glassnet.kube import kinds
@@ -40,15 +40,17 @@ def routes(schema: Schema) -> list[web.RouteDef]:
     """Routes of /openapi/v3 and of each group-version's document."""
     documents = Documents(schema)
 
-    async def index(_: web.Request) -> web.StreamResponse:
-        return answer({"paths": {path: {"serverRelativeURL": documents.url(path)} for path in documents.paths}})
+    async def index(request: web.Request) -> web.StreamResponse:
+        found = {"paths": {path: {"serverRelativeURL": documents.url(path)} for path in documents.paths}}
+        return tagged(request, msgspec.json.encode(found))
 
     async def one(request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
         if path not in documents.paths:
             raise ApiError(404, "NotFound", "the server could not find the requested resource")
-        response = answer(documents.document(path))
-        response.headers["Cache-Control"] = "public, immutable" if "hash" in request.query else "no-cache"
+        response = tagged(request, documents.document(path))
+        current = request.query.get("hash") == documents.hash(path)
+        response.headers["Cache-Control"] = "public, immutable" if current else "no-cache"
         return response
 
     return [
@@ -62,22 +64,28 @@ class Documents:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, tuple[str, bytes]] = {}
         self.paths = {
             f"apis/{group}/{version}" if group else f"api/{version}": (group, version) for group, version in ENTRIES
         }
 
     def url(self, path: str) -> str:
-        """Where a document is; the hash changes with the types and the program, so that clients may keep what they read."""
-        seed = f"{path} {VERSION['gitVersion']} {VERSION['compiler']} {len(self._schema.definitions)}"
-        return f"/openapi/v3/{path}?hash={hashlib.sha256(seed.encode()).hexdigest().upper()}"
+        """Where a document is; the hash changes with the document, so that clients may keep what they read."""
+        return f"/openapi/v3/{path}?hash={self.hash(path)}"
+
+    def hash(self, path: str) -> str:
+        """SHA-256 of a document, in hexadecimal digits."""
+        return self._made(path)[0]
 
     def document(self, path: str) -> bytes:
         """A document as JSON."""
+        return zlib.decompress(self._made(path)[1])
+
+    def _made(self, path: str) -> tuple[str, bytes]:
         if path not in self._kept:
-            made = build(self._schema, *self.paths[path])
-            self._kept[path] = zlib.compress(msgspec.json.encode(made), 9)
-        return zlib.decompress(self._kept[path])
+            raw = msgspec.json.encode(build(self._schema, *self.paths[path]))
+            self._kept[path] = hashlib.sha256(raw).hexdigest().upper(), zlib.compress(raw, 9)
+        return self._kept[path]
 
 
 def build(schema: Schema, group: str, version: str) -> Obj:
