@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.lab
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("document", sorted((ROOT / "docs" / "walkthroughs").glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs" / "walkthroughs").glob("*.md"))], ids=lambda path: path.stem
+)
 def test_walkthrough(document: Path, make_lab: Callable[..., Any]) -> None:
     lab = make_lab()
     faults = check(document, lab.env, document.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from glassnet.kernel.spawn import PATH
 from glassnet.kube.manifest import Manifest, parse
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir, end, lab_dir
@@ -20,6 +22,14 @@ from glassnet.net.errors import GlassnetError, LabError, ParseError, PreflightEr
 _INVALID = re.compile(
     r'^\S+ "[^"]*" is invalid: |^\S+ in version .*? strict decoding error: '
 )  # the error names the object already
+NEEDED = {
+    "mount": "mount",
+    "unshare": "util-linux",
+    "setsid": "util-linux",
+    "iptables-restore": "iptables",
+    "nft": "nftables",
+    "conntrack": "conntrack",
+}
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -66,6 +76,7 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
     The last dict has the key "up". A lab of the same settings that was killed is resumed with its objects.
     Raises LabError (running already, died), UsageError, PreflightError, ParseError (a manifest the API refuses).
     """
+    _check_programs()
     lab = lab_dir(settings.name)
     try:
         lock = lab.take_lock()
@@ -93,6 +104,16 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
     except BaseException:
         end(lab, keep=not fresh)  # what a killed lab had left stays as it was found
         raise
+
+
+def _check_programs() -> None:
+    """Raises PreflightError naming every program that a lab itself runs and this machine lacks."""
+    lacking = {name: package for name, package in NEEDED.items() if not shutil.which(name, path=PATH)}
+    if lacking:
+        packages = " ".join(sorted(set(lacking.values())))
+        raise PreflightError(
+            f"this machine lacks {', '.join(lacking)}: `apt-get install {packages}`; `glassnet preflight` checks everything"
+        )
 
 
 def _make_fresh(lab: LabDir, settings: Settings) -> bool:
