@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from glassnet.cni import bridge, config, host_local
+from glassnet.agent.leases import Leases
+from glassnet.agent.nat_rules import NatRules
+from glassnet.cni import bridge, config
 from glassnet.cni.config import NetConf
 from glassnet.kernel.api import Machine, NetNs
-from glassnet.net.errors import GlassnetError, KernelError
+from glassnet.kernel.links import read_link
+from glassnet.net.errors import GlassnetError
 
-CONFIG, NETWORKS, RESULTS = "etc/cni/net.d", "var/lib/cni/networks", "var/lib/cni/results"
+CONFIG, RESULTS = "etc/cni/net.d", "var/lib/cni/results"
 
 
 class Attachment(NamedTuple):
@@ -25,35 +28,56 @@ class Attachment(NamedTuple):
     network: str
 
 
+class Wire(NamedTuple):
+    """What a pod is joined by: the attachment, and the plugin's result."""
+
+    attachment: Attachment
+    result: dict[str, Any]
+
+
 class CniAgent:
-    """Joins pods to the network of one machine. `random` gives bytes for interface names."""
+    """Joins pods to the network of one machine. `random` gives bytes for interface names and MACs."""
 
     def __init__(self, machine: Machine, random: Callable[[int], bytes], permanent_neighbours: bool = False) -> None:
         self._machine, self._random, self._permanent = machine, random, permanent_neighbours
-        self._bridges: set[str] = set()
-        self._taken: dict[str, set[str]] = {}
-        self._rules: list[str] = []
-        self._flush: asyncio.Task[None] | None = None
+        self.leases = Leases(machine.root, machine.name)
+        self._nat = NatRules(machine)
 
     def configuration(self) -> NetConf:
         """The network in use: read anew each time, as a runtime does. Raises GlassnetError when there is none, ParseError for a bad one."""
         directory = self._machine.root / CONFIG
         try:
             name = config.choose_file(os.listdir(directory))
-        except OSError as error:
-            raise GlassnetError(f"{self._machine.name}: /{CONFIG}: {error.strerror}") from None
-        if name is None:
-            raise GlassnetError(
-                f"{self._machine.name}: cni plugin not initialized: no network config found in /{CONFIG}"
-            )
-        return config.parse((directory / name).read_text(), f"{self._machine.name}:/{CONFIG}/{name}")
+            if name is None:
+                raise GlassnetError(
+                    f"{self._machine.name}: cni plugin not initialized: no network config found in /{CONFIG}"
+                )
+            text = (directory / name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise GlassnetError(f"{self._machine.name}: /{CONFIG}: {error}") from None
+        return config.parse(text, f"{self._machine.name}:/{CONFIG}/{name}")
 
     async def add(self, netns: NetNs, container_id: str, ifname: str = "eth0") -> Attachment:
-        """ADD. Raises GlassnetError naming what failed; nothing is left then."""
+        """ADD with the machine's configuration, the result kept as libcni keeps it. Raises GlassnetError naming what failed;
+        nothing is left then, nor when the caller is cancelled."""
         conf = self.configuration()
-        lease = self._reserve(conf, container_id, ifname)
-        host_name = f"veth{self._random(4).hex()}"
+        wire = await self.join(conf, netns, f"/run/netns/{netns.name}", container_id, ifname)
         try:
+            self._keep(conf, wire.result, container_id, ifname, netns.name)
+        except GlassnetError:
+            await self._undo(conf, container_id, wire.attachment)
+            raise
+        return wire.attachment
+
+    async def join(self, conf: NetConf, netns: NetNs, sandbox: str, container_id: str, ifname: str) -> Wire:
+        """ADD of the plugin alone. Raises GlassnetError; nothing is left then."""
+        if read_link(netns, ifname) is not None:
+            raise GlassnetError(f"container veth name provided ({ifname}) already exists")
+        lease = self.leases.reserve(conf, container_id, ifname)
+        host_name = f"veth{self._random(4).hex()}"
+        attachment = Attachment(lease.ip, host_name, conf.name)
+        try:
+            present = read_link(self._machine.netns, conf.bridge)
             plan = bridge.add(
                 conf,
                 lease,
@@ -61,102 +85,103 @@ class CniAgent:
                 ifname=ifname,
                 host_name=host_name,
                 pod_netns=netns.fd,
-                bridge_exists=conf.bridge in self._bridges,
+                present=None if present is None else bridge.BridgeState(*present),
+                host_mac=bridge.host_hardware(self._random(6)),
+                sandbox=sandbox,
                 permanent_neighbours=self._permanent,
             )
-            self._apply_on_node(conf, lease, plan)
+            self._machine.netns.apply(plan.node)
+            if present is None and conf.is_gateway:
+                self._machine.sysctl({"net.ipv4.ip_forward": 1})
             netns.apply(plan.pod)
             if plan.rules:
-                await self._nat(plan.rules)
-        except GlassnetError:
-            await self.delete(conf.name, container_id, host_name, ifname)
+                await self._nat.carry_out(plan.rules)
+        except BaseException:
+            await asyncio.shield(self._undo(conf, container_id, attachment))
             raise
-        self._write(
-            RESULTS, f"{conf.name}-{container_id}-{ifname}", self._cached(conf, plan, container_id, ifname, netns.name)
-        )
-        return Attachment(lease.ip, host_name, conf.name)
+        return Wire(attachment, plan.result)
 
-    def _apply_on_node(self, conf: NetConf, lease: host_local.Lease, plan: bridge.Plan) -> None:
-        try:
-            self._machine.netns.apply(plan.node)
-        except KernelError as error:
-            if error.number != 17 or conf.bridge in self._bridges:
-                raise
-            # the bridge was there before us: a restart, or a hand that made it
-            self._machine.netns.apply([op for op in plan.node if type(op).__name__ != "AddBridge"])
-        self._bridges.add(conf.bridge)
+    async def _undo(self, conf: NetConf, container_id: str, attachment: Attachment) -> None:
+        await self.leave(conf.name, container_id, [attachment.address], attachment.host_name, conf.bridge, conf.ip_masq)
 
-    async def delete(self, network: str, container_id: str, host_name: str, ifname: str = "eth0") -> None:
-        """DEL: idempotent, best effort, in the order of ADD backwards."""
-        self._machine.netns.apply(bridge.delete(host_name))
-        place = self._machine.root / NETWORKS / network
-        mine = host_local.owned(_read_all(place), container_id, ifname)
-        cached = self._machine.root / RESULTS / f"{network}-{container_id}-{ifname}"
-        masqueraded = cached.exists() and '"ipMasq": true' in cached.read_text()
-        for address in mine:
-            if masqueraded:
-                conf = config.NetConf("", network, "", "", False, True, False, False, 0, False, config.Ipam((), ()))
-                await self._nat(bridge.masquerade_removal(conf, address, container_id))
-            (place / address).unlink(missing_ok=True)
-            self._taken.get(network, set()).discard(address)
-        cached.unlink(missing_ok=True)
+    async def delete(self, network: str, container_id: str, host_name: str = "", ifname: str = "eth0") -> None:
+        """DEL: idempotent; what ADD kept says what there is to take down. Raises GlassnetError when the kernel refuses."""
+        path = self._machine.root / RESULTS / f"{network}-{container_id}-{ifname}"
+        kept = _read_result(path)
+        mine = kept.addresses or self.leases.find(network, container_id, ifname)
+        await self.leave(network, container_id, mine, host_name or kept.host_name, kept.bridge, kept.ip_masq)
+        path.unlink(missing_ok=True)
 
-    # -- host-local's files
+    async def leave(
+        self, network: str, container_id: str, addresses: list[str], host_name: str, bridge_name: str, ip_masq: bool
+    ) -> None:
+        """Take a container's link, neighbour entries, rules and leases away; what is gone already is fine."""
+        operations = bridge.delete(host_name)
+        for address in addresses:
+            operations += bridge.delete("", address, bridge_name)
+        self._machine.netns.apply(operations)
+        for address in addresses:
+            if ip_masq:
+                await self._nat.carry_out(
+                    bridge.masquerade_removal(network, address, container_id),
+                    otherwise=bridge.chain_removal(network, container_id),
+                )
+            self.leases.release(network, address)
 
-    def _reserve(self, conf: NetConf, container_id: str, ifname: str) -> host_local.Lease:
-        place = self._machine.root / NETWORKS / conf.name
-        place.mkdir(parents=True, exist_ok=True)
-        if conf.name not in self._taken:
-            self._taken[conf.name] = {name for name in _read_all(place) if name[0].isdigit()}
-        taken = self._taken[conf.name]
-        last = place / host_local.LAST
-        lease = host_local.choose(conf.ipam, taken, last.read_text() if last.exists() else "")
-        self._write(f"{NETWORKS}/{conf.name}", lease.ip, host_local.lease_text(container_id, ifname))
-        last.write_text(lease.ip)
-        taken.add(lease.ip)
-        return lease
+    async def sweep(self, keep: Container[str] = ()) -> None:
+        """Take down what an agent before us joined, but for the containers in `keep`; found by the results it kept (CNI's GC)."""
+        directory = self._machine.root / RESULTS
+        names = sorted(os.listdir(directory)) if directory.is_dir() else []
+        for name in names:
+            kept = _read_result(directory / name)
+            if kept.container_id and kept.container_id not in keep:
+                await self.delete(kept.network, kept.container_id, ifname=kept.ifname)
 
-    def _cached(self, conf: NetConf, plan: bridge.Plan, container_id: str, ifname: str, netns: str) -> str:
-        """What libcni keeps of an ADD, so that DEL can be told of it."""
+    def _keep(self, conf: NetConf, result: dict[str, Any], container_id: str, ifname: str, netns: str) -> None:
+        """What libcni keeps of an ADD, so that DEL can be told of it; `bridge` and `ipMasq` save DEL the configuration."""
         cached = {
             "kind": "cniCacheV1",
             "containerId": container_id,
             "ifName": ifname,
             "networkName": conf.name,
             "netns": f"/run/netns/{netns}",
+            "bridge": conf.bridge,
             "ipMasq": conf.ip_masq,
-            "result": plan.result,
+            "result": result,
         }
-        return json.dumps(cached)
-
-    def _write(self, directory: str, name: str, text: str) -> None:
-        place = self._machine.root / directory
+        path = self._machine.root / RESULTS / f"{conf.name}-{container_id}-{ifname}"
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            (place / name).write_text(text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(cached))
         except OSError as error:
-            raise GlassnetError(f"{self._machine.name}: /{directory}/{name}: {error.strerror}") from None
-
-    # -- rules
-
-    async def _nat(self, lines: str) -> None:
-        """Have lines carried out in the nat table; those of many pods go together."""
-        self._rules.append(lines)
-        if self._flush is None:
-            self._flush = asyncio.create_task(self._restore())
-        await asyncio.shield(self._flush)
-
-    async def _restore(self) -> None:
-        await asyncio.sleep(0.002)
-        batch, self._rules, self._flush = self._rules, [], None
-        await self._machine.run(
-            ["iptables-restore", "-w", "5", "--noflush"], f"*nat\n{''.join(batch)}COMMIT\n".encode()
-        )
+            path.unlink(missing_ok=True)
+            raise GlassnetError(f"{self._machine.name}: /{RESULTS}/{path.name}: {error.strerror}") from None
 
 
-def _read_all(place: Path) -> dict[str, str]:
-    """Lease files of a network."""
+class _Kept(NamedTuple):
+    """What a cached result says."""
+
+    network: str = ""
+    container_id: str = ""
+    ifname: str = ""
+    host_name: str = ""
+    bridge: str = ""
+    ip_masq: bool = False
+    addresses: list[str] = []
+
+
+def _read_result(path: Path) -> _Kept:
     try:
-        return {name: (place / name).read_bytes().decode() for name in os.listdir(place) if name[0].isdigit()}
-    except FileNotFoundError:
-        return {}
+        cached = json.loads(path.read_bytes())
+        result = cached["result"]
+        return _Kept(
+            cached["networkName"],
+            cached["containerId"],
+            cached["ifName"],
+            result["interfaces"][1]["name"],
+            result["interfaces"][0]["name"],
+            bool(cached.get("ipMasq")),
+            [ip["address"].partition("/")[0] for ip in result["ips"]],
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return _Kept()  # none, or half a one from a crash: the leases and the link's name must do

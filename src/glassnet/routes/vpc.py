@@ -1,11 +1,11 @@
-"""The routes of a VPC: every pod CIDR by way of its node."""
+"""The routes of a VPC: every pod CIDR by way of its node; and those of a node that reaches the others without a VPC's help (host-gw)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from glassnet.kube.types import Node
-from glassnet.netstack.ops import AddRoute, DelRoute, Operation
+from glassnet.netstack.ops import AddRoute, DelRoute
 
 PROTOCOL = 114  # ours; see `ip route show proto 114`
 
@@ -15,9 +15,14 @@ def routes(nodes: Iterable[Node]) -> dict[str, str]:
     return {node.spec.pod_cidr: node.internal_ips()[0] for node in nodes if node.spec.pod_cidr and node.internal_ips()}
 
 
-def diff(wanted: Mapping[str, str], present: Mapping[str, str], dev: str) -> list[Operation]:
-    """Operations that lead from the routes there are to those wanted."""
-    gone: list[Operation] = [
+def host_gateway(nodes: Iterable[Node], here: str) -> dict[str, str]:
+    """Routes of the node `here` itself: the pod CIDRs of all others. Its own is on its bridge."""
+    return routes(node for node in nodes if node.metadata.name != here)
+
+
+def diff(wanted: Mapping[str, str], present: Mapping[str, str], dev: str) -> list[AddRoute | DelRoute]:
+    """Operations that lead from the routes there are to those wanted; what goes, goes first."""
+    gone: list[AddRoute | DelRoute] = [
         DelRoute(cidr, gateway=via, dev=dev, protocol=PROTOCOL, missing_ok=True)
         for cidr, via in present.items()
         if wanted.get(cidr) != via
