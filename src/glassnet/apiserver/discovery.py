@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -292,19 +292,56 @@ def _kind(response: Response) -> Obj:
 # -- reviews of oneself
 
 
+class _Resource(msgspec.Struct):
+    """ResourceAttributes, as far as the lab's rule looks at them."""
+
+    verb: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+
+
+class _NonResource(msgspec.Struct):
+    """NonResourceAttributes."""
+
+    path: str = ""
+    verb: str = ""
+
+
+class _AccessSpec(msgspec.Struct, rename="camel"):
+    resource_attributes: _Resource | None = None
+    non_resource_attributes: _NonResource | None = None
+
+
+class _TokenSpec(msgspec.Struct, rename="camel"):
+    audiences: list[str] | None = None
+    expiration_seconds: int | None = None
+
+
+_Spec = TypeVar("_Spec", _AccessSpec, _TokenSpec)
+
+
+def _spec(body: Any, form: type[_Spec]) -> tuple[Obj, _Spec]:
+    """An object's spec, as sent and as read. Raises ApiError 400."""
+    raw = body.get("spec") if isinstance(body, dict) else None
+    raw = {} if raw is None else raw
+    try:
+        return raw, msgspec.convert(raw, form)
+    except msgspec.ValidationError as error:
+        raise bad_request(f"the object provided is unrecognized: spec: {error}") from None
+
+
 async def _access_review(request: web.Request) -> web.StreamResponse:
-    body = await read_body(request)
-    spec = (body.get("spec") if isinstance(body, dict) else None) or {}
+    spec, read = _spec(await read_body(request), _AccessSpec)
     user: User = request[USER]
-    if not isinstance(spec, dict) or not ("resourceAttributes" in spec) ^ ("nonResourceAttributes" in spec):
+    resource, other = read.resource_attributes, read.non_resource_attributes
+    if (resource is None) == (other is None):
         raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
-    wanted = spec.get("resourceAttributes")
-    if wanted is None:
-        may = allowed(user, (spec["nonResourceAttributes"] or {}).get("verb", ""), "")
+    if resource is not None:
+        verb = "create" if resource.subresource in STREAMS else resource.verb
+        may = allowed(user, verb, resource.resource, resource.namespace)
     else:
-        wanted = wanted or {}
-        verb = "create" if wanted.get("subresource") in STREAMS else wanted.get("verb", "")
-        may = allowed(user, verb, wanted.get("resource", ""), wanted.get("namespace", ""))
+        may = allowed(user, other.verb if other else "", "")
     return answer(
         {
             "kind": "SelfSubjectAccessReview",
@@ -334,18 +371,18 @@ async def _self_review(request: web.Request) -> web.StreamResponse:
 
 
 def _issue(tokens: Tokens, request: web.Request, body: Any) -> Obj:
-    """serviceaccounts/token: a TokenRequest with its token. Raises ApiError 404, 422."""
+    """serviceaccounts/token: a TokenRequest with its token. Raises ApiError 400, 404, 422."""
     server, namespace, name = request.app[SERVER], request.match_info["namespace"], request.match_info["name"]
     account = decode(server.get(kinds.SERVICE_ACCOUNT, namespace, name))
-    spec = (body.get("spec") if isinstance(body, dict) else None) or {}
-    seconds = spec.get("expirationSeconds") or 3600
-    if not isinstance(seconds, int) or not 600 <= seconds <= 1 << 32:
+    spec, read = _spec(body, _TokenSpec)
+    seconds = 3600 if read.expiration_seconds is None else read.expiration_seconds
+    if not 600 <= seconds <= 1 << 32:
         why = f"Invalid value: {seconds}: may not specify a duration less than 10 minutes or more than 2^32 seconds"
         raise ApiError(
             422, "Invalid", f'TokenRequest "{name}" is invalid: spec.expirationSeconds: {why}', {"name": name}
         )
     now, uid = server.now(), account["metadata"]["uid"]
-    audiences = spec.get("audiences") or ["https://kubernetes.default.svc.cluster.local"]
+    audiences = read.audiences or ["https://kubernetes.default.svc.cluster.local"]
     return {
         "kind": "TokenRequest",
         "apiVersion": f"{AUTHENTICATION}/v1",
