@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from glassnet.kernel.api import Machine
 from glassnet.kernel.iptables import Iptables
@@ -19,11 +19,12 @@ from glassnet.ruleset.model import Rule
 
 
 class IptablesWriter:
-    """Chains as kube-proxy has them. Shared chains are written whole, a Service's own ones only when they change."""
+    """Chains as kube-proxy has them. A chain is written whole, and only when it changes: an endpoint leaves the shared ones alone."""
 
     def __init__(self, machine: Machine, options: Options) -> None:
         self._machine, self._tools, self._options = machine, Iptables(machine), options
         self._chains: dict[str, list[str]] = {}
+        self._top: dict[tuple[str, str], list[str]] = {}
         self._known = False
 
     def forget(self) -> None:
@@ -35,10 +36,10 @@ class IptablesWriter:
         return iptables.piece(ports, self._options)
 
     async def write(self, changed: Mapping[Key, Piece | None], everything: Mapping[Key, Piece]) -> None:
-        """One transaction for both tables; the first one also adds the jumps that are missing and drops chains left by others before us."""
+        """One load, a transaction in each table; the first one also adds the jumps that are missing and drops chains left by others before us."""
         jumps: list[tuple[str, str]] = []
         if not self._known:
-            jumps = await self._look()
+            jumps, self._top = await self._look(), {}
         wanted = {name: lines for piece in everything.values() for name, lines in piece.chains.items()}
         fresh, stale = difference(self._chains, wanted)
         top = iptables.fixed(self._options)
@@ -46,28 +47,42 @@ class IptablesWriter:
             for place, lines in piece.top.items():
                 top.setdefault(place, []).extend(lines)
         top.setdefault(("nat", iptables.SERVICES), []).extend(iptables.last(self._options))
-        text = self._table("filter", top, {}, [], jumps) + self._table("nat", top, fresh, stale, jumps)
-        if not self._known:
-            text += self._table("mangle", top, {}, [], jumps)
-        await self._tools.restore(text)
+        text = "".join(
+            self._table(
+                table,
+                {
+                    name: lines
+                    for name in TOP[table]
+                    if (lines := top.get((table, name), [])) != self._top.get((table, name))
+                },
+                fresh if table == "nat" else {},
+                stale if table == "nat" else [],
+                [line for where, line in jumps if where == table],
+            )
+            for table in TOP
+        )
+        if text:
+            await self._tools.restore(text)
         if self._options.localhost_node_ports and not self._known:
             self._machine.sysctl({"net.ipv4.conf.all.route_localnet": 1})
         self._chains, self._known = wanted, True
+        self._top = {(table, name): top.get((table, name), []) for table in TOP for name in TOP[table]}
 
     def _table(
         self,
         table: str,
-        top: Mapping[tuple[str, str], list[str]],
-        fresh: Mapping[str, list[str]],
-        stale: Iterable[str],
-        jumps: Iterable[tuple[str, str]],
+        shared: Mapping[str, list[str]],
+        own: Mapping[str, list[str]],
+        stale: Sequence[str],
+        jumps: Sequence[str],
     ) -> str:
+        """One table's part of the input: chains to fill anew, jumps to add, chains to delete; "" when there is nothing to do."""
+        if not (shared or own or stale or jumps):
+            return ""
         lines = [f"*{table}"]
-        lines += [f":{chain} - [0:0]" for chain in (*TOP[table], *fresh, *stale)]
-        lines += [line for chain in TOP[table] for line in top.get((table, chain), ())]
-        lines += [line for own in fresh.values() for line in own]
-        lines += [line for where, line in jumps if where == table]
-        lines += [f"-X {chain}" for chain in stale]
+        lines += [f":{chain} - [0:0]" for chain in (*shared, *own, *stale)]
+        lines += [line for content in (*shared.values(), *own.values()) for line in content]
+        lines += [*jumps, *(f"-X {chain}" for chain in stale)]
         return "\n".join(lines) + "\nCOMMIT\n"
 
     async def _look(self) -> list[tuple[str, str]]:
@@ -97,7 +112,7 @@ class IptablesWriter:
             return
         await self._look()
         text = ""
-        for table in TOP:
+        for table in reversed(TOP):
             saved = {line for line in await self._tools.save(table) if line.startswith("-A ")}
             own = [*TOP[table], *(self._chains if table == "nat" else ())]
             lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in own)]

@@ -38,10 +38,10 @@ SERVICES, EXTERNAL, NODE_PORTS, POSTROUTING = (
 MARK_MASQ, FORWARD, FIREWALL, PROXY_FIREWALL = "KUBE-MARK-MASQ", "KUBE-FORWARD", "KUBE-FIREWALL", "KUBE-PROXY-FIREWALL"
 PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
 CANARY = "KUBE-PROXY-CANARY"  # empty, in every table: when it is gone, somebody has flushed the table
-TOP = {
+TOP = {  # the canary's own table comes first in writing and last in sweeping: while anything of ours is there, it is
+    "mangle": (CANARY,),
     "filter": (SERVICES, EXTERNAL, FORWARD, NODE_PORTS, PROXY_FIREWALL, FIREWALL, CANARY),
     "nat": (SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY),
-    "mangle": (CANARY,),
 }
 REJECT, DROP, ACCEPT, RETURN = Verdict("REJECT"), Verdict("DROP"), Verdict("ACCEPT"), Verdict("RETURN")
 _NEW = (CtState(("NEW",)),)
