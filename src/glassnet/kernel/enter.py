@@ -44,7 +44,12 @@ def enter_lab_namespaces(rootless: bool, started: Callable[[int], None]) -> None
     if pid:
         started(pid)
         os._exit(0)
-    libc.mount("", "/", flags=MS_REC | MS_PRIVATE)
+    try:
+        libc.mount("", "/", flags=MS_REC | MS_PRIVATE)
+    except KernelError as error:
+        raise PreflightError(
+            f"{error}: a chroot's / is no mount of its own; bind it on itself and pivot_root into it first"
+        ) from None
     try:
         libc.mount("proc", "/proc", "proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
     except KernelError as error:
