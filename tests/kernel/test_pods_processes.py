@@ -260,7 +260,9 @@ async def test_exec_on_a_terminal(node: Node) -> None:
     assert b"37 101" in seen
     assert b"xterm" in seen
     # the trap says when the signal has come: a shell that is only just forking `sleep` would lose what is typed behind the ^C
-    await session.write(b"sh -c 'trap \"exit 130\" INT; echo $((1+1))go; while :; do sleep 0.05; done'; echo survived=$?\n")
+    await session.write(
+        b"sh -c 'trap \"exit 130\" INT; echo $((1+1))go; while :; do sleep 0.05; done'; echo survived=$?\n"
+    )
     await expect(session, b"2go")
     await session.write(b"\x03")  # the terminal's line discipline turns it into SIGINT
     await expect(session, b"survived=130")

@@ -64,7 +64,9 @@ INSIDE = [name for name in CLIENTS if name != "outside"]
 
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, make_lab: Callable[..., Lab], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(
+    request: pytest.FixtureRequest, make_lab: Callable[..., Lab], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
     file = tmp_path_factory.mktemp("m") / "web.yaml"
     file.write_text(MANIFEST)
     lab = make_lab("--proxy", request.param, "-f", str(file))
@@ -115,7 +117,10 @@ def test_node_port_from_inside(lab: Lab, client: str) -> None:
     assert many(lab, client, "http://10.240.0.22:30080/hostname", 20) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("client", "address", "port"), [("pod elsewhere", "10.32.0.20", 80), ("node without", "10.32.0.20", 80), ("outside", "203.0.113.21", 30080)])
+@pytest.mark.parametrize(
+    ("client", "address", "port"),
+    [("pod elsewhere", "10.32.0.20", 80), ("node without", "10.32.0.20", 80), ("outside", "203.0.113.21", 30080)],
+)
 def test_udp(lab: Lab, client: str, address: str, port: int) -> None:
     command = f"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo hostname | nc -u -w 1 -W 1 {address} {port}; echo; done"
     _, text = run(lab, client, "sh", "-c", command)
@@ -143,7 +148,10 @@ def test_a_node_port_without_endpoints_refuses_at_once(lab: Lab) -> None:
 
 def test_which_source_the_pod_sees(lab: Lab) -> None:
     pod_ip = lab.kubectl("get", "pod", "client-0", "-o", "jsonpath={.status.podIP}")
-    seen = {address.rpartition(":")[0] for address in many(lab, "pod on an endpoint's node", "http://10.32.0.20/clientip", 20)}
+    seen = {
+        address.rpartition(":")[0]
+        for address in many(lab, "pod on an endpoint's node", "http://10.32.0.20/clientip", 20)
+    }
     # to the endpoint on its own node unchanged, to the other one with the node's address: CNI's ipMasq
     assert seen == {pod_ip, "10.240.0.20"}
     outside = {address.rpartition(":")[0] for address in many(lab, "outside", "http://203.0.113.22:30080/clientip", 10)}
@@ -165,6 +173,8 @@ def test_a_deleted_service_leaves_no_rule(lab: Lab) -> None:
     until(lambda: "10.32.0.33" in lab.node("worker-1", *rules))
     before = set(lab.node("worker-1", "iptables-save", "-t", "nat").splitlines())
     lab.kubectl("delete", "service", "short-lived")
-    until(lambda: "10.32.0.33" not in lab.node("worker-1", *rules) and "short-lived" not in lab.node("worker-1", *rules))
+    until(
+        lambda: "10.32.0.33" not in lab.node("worker-1", *rules) and "short-lived" not in lab.node("worker-1", *rules)
+    )
     gone = before - set(lab.node("worker-1", "iptables-save", "-t", "nat").splitlines())
     assert not [line for line in gone if "default/web" in line]
