@@ -15,9 +15,11 @@ import pytest
 from proxy_wire import Seen, Wire
 
 from glassnet.agent.proxy import ProxyLoop, SharedCompute
+from glassnet.kernel.nft import Nft
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import View
+from glassnet.net.errors import CommandError
 
 pytestmark = pytest.mark.kernel
 MODES = ("iptables", "nftables")
@@ -266,6 +268,17 @@ async def test_after_any_history_the_kernel_is_as_a_fresh_proxy_would_have_made_
             assert state(fresh, mode) == lived
     finally:
         fresh.close()
+
+
+async def test_of_many_elements_the_one_that_nft_refuses_is_shown(wire: Wire) -> None:
+    good = [f"10.0.{n}.1 . tcp . 80" for n in range(40)]
+    bad = "10.0.99.1 . tcp . 123456"
+    table = "add table ip t\nadd set ip t s { type ipv4_addr . inet_proto . inet_service; }\n"
+    script = f"{table}add element ip t s {{ {', '.join([*good, bad, *good])} }}\n"
+    with pytest.raises(CommandError) as caught:
+        await Nft(wire).run(script)  # type: ignore[arg-type]
+    assert str(caught.value).endswith(f"line 3: {bad}")
+    assert "table ip t" not in wire.shell("nft", "list", "tables")
 
 
 async def test_loops_of_many_nodes_share_what_is_alike() -> None:
