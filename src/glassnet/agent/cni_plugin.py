@@ -189,6 +189,9 @@ def _ipam(call: Call) -> config.NetConf:
 async def _host_local_add(call: Call) -> dict[str, Any]:
     conf, here = _ipam(call), Here()
     agent = CniAgent(here, os.urandom)  # type: ignore[arg-type]
+    if held := agent.leases.find(conf.name, call.container_id, call.ifname):
+        who = f"{held[0]} has been allocated to {call.container_id}"
+        raise CniError(OTHER, f"failed to allocate for range 0: {who}, duplicate allocation is not allowed")
     return host_local.result(conf.version, agent.leases.reserve(conf, call.container_id, call.ifname), conf.ipam)
 
 
