@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from glassnet.apiserver import subresources
+from glassnet.apiserver import openapi_v2, subresources
 from glassnet.apiserver.discovery import ENTRIES, Entry, tagged
 from glassnet.apiserver.http import VERSION
 from glassnet.apiserver.schema import WITH_STATUS, Schema
@@ -37,7 +37,7 @@ _READ = ("labelSelector", "fieldSelector", "resourceVersion", "limit:integer", "
 
 
 def routes(schema: Schema) -> list[web.RouteDef]:
-    """Routes of /openapi/v3 and of each group-version's document."""
+    """Routes of /openapi/v3, of each group-version's document, and of /openapi/v2."""
     documents = Documents(schema)
 
     async def index(request: web.Request) -> web.StreamResponse:
@@ -56,6 +56,7 @@ def routes(schema: Schema) -> list[web.RouteDef]:
     return [
         web.get("/openapi/v3", index, allow_head=False),
         web.get("/openapi/v3/{path:.+}", one, allow_head=False),
+        *openapi_v2.routes(schema),
     ]
 
 
