@@ -388,7 +388,7 @@ def _progress(
         return condition(old.conditions, "Progressing", "True", reason, text, now, touch=moved), float(
             deployment.spec.progress_deadline_seconds
         )
-    since = before.last_transition_time or now
+    since = before.last_update_time or before.last_transition_time or now
     left = deployment.spec.progress_deadline_seconds - (now - since).total_seconds()
     if before.reason == "ProgressDeadlineExceeded" or left <= 0:
         return condition(

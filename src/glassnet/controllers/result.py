@@ -78,6 +78,8 @@ def condition(
     out = {"type": type, "status": status, "reason": reason, "message": message, "lastTransitionTime": time_text(moved)}
     if touch or before is None or (before.status, before.reason) != (status, reason):
         out["lastUpdateTime"] = time_text(now)
+    elif before.last_update_time is not None:
+        out["lastUpdateTime"] = time_text(before.last_update_time)
     return out
 
 
@@ -94,6 +96,12 @@ def status_patch(
 
 
 def same_conditions(old: tuple[Condition, ...], new: list[dict[str, Any]]) -> bool:
-    """True when two lists of conditions say the same, times aside."""
-    mine = {(c.type, c.status, c.reason, c.message) for c in old}
-    return mine == {(c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in new}
+    """True when two lists of conditions say the same and were last updated at the same times; transitions aside."""
+    mine = {(c.type, c.status, c.reason, c.message, _update_time(c)) for c in old}
+    return mine == {
+        (c["type"], c["status"], c.get("reason", ""), c.get("message", ""), c.get("lastUpdateTime")) for c in new
+    }
+
+
+def _update_time(condition: Condition) -> str | None:
+    return time_text(condition.last_update_time) if condition.last_update_time else None

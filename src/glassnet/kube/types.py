@@ -227,6 +227,7 @@ class Condition(Obj, frozen=True, rename="camel", gc=False):
     reason: str = ""
     message: str = ""
     last_transition_time: datetime | None = None
+    last_update_time: datetime | None = None
     observed_generation: int | None = None
 
 
