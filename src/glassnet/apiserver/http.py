@@ -28,7 +28,7 @@ VERSION = {
 }  # fmt: skip
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_BODY = 3 * 1024 * 1024  # as etcd and the real server have it
-SERVER, USER = web.AppKey("server", ApiServer), "user"
+SERVER, USER = web.AppKey("server", ApiServer), web.RequestKey("user", User)
 
 
 def build_app(

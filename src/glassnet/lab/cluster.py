@@ -186,10 +186,17 @@ class Cluster:
             if self.view.get(kind, Key("default", "kubernetes")) is None:
                 await self.api.create(kind, "default", body)
 
+    def _token_secret(self) -> bytes:
+        """What tokens of service accounts are signed with; it outlives a crash, as the accounts do."""
+        place = self._lab.path / "tokens.key"
+        if not place.exists():
+            self._lab.write(place.name, secrets.token_hex(32))
+        return bytes.fromhex(place.read_text())
+
     async def _open_ports(self, pods: LabStreams) -> None:
         """The API on the host's loopback and on every controller."""
         assert self._machines is not None
-        tokens = auth.Tokens(secrets.token_bytes(32))
+        tokens = auth.Tokens(self._token_secret())
         routes = [*discovery.routes(tokens), *openapi.routes(self.server.schema), *streams.routes(pods)]
         app = http.build_app(
             self.server, lambda request: auth.authenticate(request, tokens, utc_now()), auth.authorize, routes
