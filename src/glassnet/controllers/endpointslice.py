@@ -20,7 +20,8 @@ HEADLESS = "service.kubernetes.io/headless"
 TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 MOST = 100
 
-Ports = tuple[tuple[str, int, str, str | None], ...]  # (name, number, protocol, appProtocol), as resolved for a pod
+# (name, number, protocol, appProtocol), as resolved for a pod; in order, for slices that others wrote in another one are the same
+Ports = tuple[tuple[str, int, str, str | None], ...]
 
 
 def reconcile(view: View, key: Key, now: datetime) -> Result:
@@ -33,11 +34,7 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
         return NOTHING
     wanted: dict[Ports, dict[str, dict[str, Any]]] = defaultdict(dict)
     for pod in selected_pods(view, service):
-        ports = tuple(
-            (p.name, number, p.protocol, p.app_protocol) for p in service.spec.ports if (number := target_port(p, pod))
-        )
-        if service.spec.ports and not ports:
-            continue
+        ports = resolved_ports(service, pod)
         wanted[ports][pod.metadata.uid] = _endpoint(view, service, pod)
     return Result(_fit(service, mine, dict(wanted), now))
 
@@ -68,13 +65,25 @@ def target_port(port: ServicePortSpec, pod: Pod) -> int:
     )
 
 
+def resolved_ports(service: Service, pod: Pod) -> Ports:
+    """The Service's ports as numbers of this pod's; those that name a port it does not have are left out."""
+    found = [
+        (p.name, number, p.protocol, p.app_protocol) for p in service.spec.ports if (number := target_port(p, pod))
+    ]
+    return _sorted(found)
+
+
+def _sorted(ports: list[tuple[str, int, str, str | None]]) -> Ports:
+    return tuple(sorted(ports, key=lambda port: (port[0], port[1], port[2], port[3] or "")))
+
+
 def _endpoint(view: View, service: Service, pod: Pod) -> dict[str, Any]:
     terminating = pod.metadata.deletion_timestamp is not None
-    serving = pod.ready() or (service.spec.publish_not_ready_addresses and not terminating)
-    ready = service.spec.publish_not_ready_addresses or (pod.ready() and not terminating)
+    serving = pod.ready()
+    ready = service.spec.publish_not_ready_addresses or (serving and not terminating)
     out: dict[str, Any] = {
         "addresses": [pod.status.pod_ip],
-        "conditions": {"ready": ready, "serving": serving or ready, "terminating": terminating},
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "targetRef": {
             "kind": "Pod",
             "namespace": pod.metadata.namespace,
@@ -177,7 +186,7 @@ def _new(
 
 
 def _ports_of(found: EndpointSlice) -> Ports:
-    return tuple((p.name or "", p.port or 0, p.protocol or "TCP", p.app_protocol) for p in found.ports or ())
+    return _sorted([(p.name or "", p.port or 0, p.protocol or "TCP", p.app_protocol) for p in found.ports or ()])
 
 
 def _shown(endpoint: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from glassnet.agent.control_plane import ControlPlane
-from glassnet.apiserver.request import DeleteOptions
 from glassnet.apiserver.local import LocalApi, feed
+from glassnet.apiserver.request import DeleteOptions
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
 from glassnet.kube import kinds
