@@ -186,6 +186,20 @@ def test_the_status_of_a_command_on_a_node_is_the_commands(make_lab: Callable[..
     assert wrong.returncode == 1 and "worker-2" in wrong.stderr
 
 
+@pytest.mark.parametrize("size", ["16k", "64k", "200k"])
+def test_a_full_disk_is_named_and_leaves_nothing(lab: Lab, size: str) -> None:
+    """The state directory on a file system that is too small, in a mount namespace of the test's own."""
+    state = Path(lab.env["GLASSNET_STATE"])
+    state.mkdir()
+    script = f"mount -t tmpfs -o size={size} tmpfs {state} && exec {GLASSNET} up"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=lab.env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "No space left on device" in done.stderr or "disk is full" in done.stderr, done.stderr
+    assert not lab_processes(lab)
+
+
 def stage_for_anyone(place: Path) -> dict[str, str]:
     """Copy what a lab needs to where any user may read it: the checkout may lie in a place closed to others."""
     library = place / "lib"

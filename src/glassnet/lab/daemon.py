@@ -86,6 +86,10 @@ def main() -> None:
         log.error("%s", error)
         voice.fail(error)
         _leave(1)
+    except OSError as error:
+        log.error("%s", error)
+        voice.fail(GlassnetError(f"{lab.path}: {error.strerror}; GLASSNET_STATE names another place for labs"))
+        _leave(1)
     except Exception as error:
         traceback.print_exc()
         voice.fail(error)

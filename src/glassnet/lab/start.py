@@ -90,10 +90,12 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
         lab.write("manifests.json", json.dumps([m.body for m in manifests]))
         (lab.path / "process.json").unlink(missing_ok=True)
         child, said = _spawn(lab, lock, listener)
-    except BaseException:
+    except BaseException as error:
         os.close(lock)
         if fresh:
             end(lab)
+        if isinstance(error, OSError):
+            raise LabError(f"{lab.path}: {error.strerror}; GLASSNET_STATE names another place for labs") from None
         raise
     finally:
         if listener:
