@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +25,10 @@ class Writer:
         """One change. Raises ApiError; what is gone already counts as deleted."""
         match change:
             case Create():
-                await self._api.create(change.kind, change.namespace, change.body)
+                made = await self._api.create(change.kind, change.namespace, change.body)
+                if change.announce is not None:
+                    said = change.announce.message.replace("{name}", made["metadata"]["name"])
+                    await self.record(replace(change.announce, message=said))
             case Patch():
                 body = change.body
                 if change.resource_version:

@@ -7,12 +7,20 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from glassnet.controllers.result import owner_reference
+from glassnet.controllers.result import owner_reference, record
 from glassnet.kube import kinds, selectors
 from glassnet.kube.change import Change, Create, Patch
 from glassnet.kube.kinds import Kind
 from glassnet.kube.types import Meta, Pod
 from glassnet.kube.view import Key, View
+
+# who says so when a pod was made; a StatefulSet's Events have words of their own
+_SOURCES: dict[Kind, str] = {
+    kinds.REPLICA_SET: "replicaset-controller",
+    kinds.REPLICATION_CONTROLLER: "replication-controller",
+    kinds.DAEMON_SET: "daemonset-controller",
+    kinds.JOB: "job-controller",
+}
 
 
 def from_template(kind: Kind, meta: Meta, template: dict[str, Any], **metadata: Any) -> Create:
@@ -24,7 +32,10 @@ def from_template(kind: Kind, meta: Meta, template: dict[str, Any], **metadata: 
         body_meta[field] = {**(own.get(field) or {}), **value} if isinstance(value, dict) else value
     if "name" in metadata:
         body_meta.pop("generateName")
-    return Create(kinds.POD, meta.namespace, {"metadata": body_meta, "spec": template.get("spec") or {}})
+    announce = None
+    if source := _SOURCES.get(kind):
+        announce = record(kind, meta, "SuccessfulCreate", "Created pod: {name}", source)
+    return Create(kinds.POD, meta.namespace, {"metadata": body_meta, "spec": template.get("spec") or {}}, announce)
 
 
 def active(pods: Iterable[Pod]) -> list[Pod]:

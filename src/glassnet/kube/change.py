@@ -10,12 +10,27 @@ from glassnet.kube.kinds import Kind
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """Record an Event about `regarding` (an ObjectReference as dict)."""
+
+    regarding: Mapping[str, Any]
+    type: str  # Normal | Warning
+    reason: str
+    message: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Create:
-    """Create `body` (a whole object as JSON-like dict; metadata.name or generateName set)."""
+    """Create `body` (a whole object as JSON-like dict; metadata.name or generateName set).
+
+    `announce` is recorded once the object is there; "{name}" in its message becomes the name the server gave it.
+    """
 
     kind: Kind
     namespace: str
     body: Mapping[str, Any]
+    announce: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +68,6 @@ class Bind:
     name: str
     uid: str
     node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Record an Event about `regarding` (an ObjectReference as dict)."""
-
-    regarding: Mapping[str, Any]
-    type: str  # Normal | Warning
-    reason: str
-    message: str
-    source: str
 
 
 Change = Create | Patch | Delete | Bind | Record
