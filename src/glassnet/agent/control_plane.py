@@ -25,6 +25,7 @@ from glassnet.controllers import (
     scheduler,
     statefulset,
 )
+from glassnet.controllers.neighbours import wants_company
 from glassnet.controllers.pods import key_of
 from glassnet.controllers.result import Result
 from glassnet.kube import kinds, selectors
@@ -208,6 +209,8 @@ class ControlPlane:
             self._waiting.discard(event.key)
         if new is None or (new.finished() and not (old and old.finished())):
             self._retry_unscheduled()
+        elif new.spec.node_name and (old is None or not old.spec.node_name):
+            self._on_bound(new)
         if (
             new is not None
             and new.metadata.controller() is None
@@ -218,6 +221,16 @@ class ControlPlane:
             for service in self._services_of(old, new):
                 for name in ("endpointslice", "endpoints"):
                     self._queue.add((name, kinds.SERVICE, service, ""))
+
+    def _on_bound(self, pod: Pod) -> None:
+        """A pod came to a node: others may have waited for its company, and the node may not bear it."""
+        for key in self._waiting:
+            other = self._view.pods.get(key)
+            if other is not None and wants_company(other):
+                self._queue.add(("scheduler", kinds.POD, key, ""))
+        node = self._view.nodes.get(Key("", pod.spec.node_name))
+        if node is not None and any(taint.effect == "NoExecute" for taint in node.spec.taints):
+            self._queue.add(("evict", kinds.NODE, key_of(node), ""))
 
     def _services_of(self, *pods: Pod | None) -> Iterable[Key]:
         found: dict[Key, None] = {}

@@ -6,9 +6,10 @@ from datetime import datetime
 from ipaddress import IPv4Network
 
 from glassnet.controllers import placement
-from glassnet.controllers.result import NOTHING, Result, record
+from glassnet.controllers.result import NOTHING, Result, record, time_text
 from glassnet.kube import kinds
 from glassnet.kube.change import Change, Create, Delete, Patch
+from glassnet.kube.types import Node, Pod, Taint
 from glassnet.kube.view import Key, View
 
 
@@ -43,23 +44,69 @@ def service_account(view: View, key: Key, ca_pem: str) -> Result:
 
 
 def evict(view: View, key: Key, now: datetime) -> Result:
-    """Pods that a NoExecute taint of their node drives away, at once or when their patience ends."""
+    """Pods that a NoExecute taint of their node drives away, at once or when their patience ends.
+
+    Patience counts from the taint's timeAdded; a taint that came without it is given one.
+    """
     node = view.nodes.get(key)
     if node is None:
         return NOTHING
     changes: list[Change] = []
     waits: list[float] = []
+    undated = False
     for taint in (t for t in node.spec.taints if t.effect == "NoExecute"):
         for pod in view.pods_on(key.name):
             if pod.metadata.deletion_timestamp or pod.finished():
                 continue
-            covering = [t for t in pod.spec.tolerations if placement.tolerates(t, taint)]
-            seconds = min((t.toleration_seconds for t in covering if t.toleration_seconds is not None), default=None)
-            if not covering:
-                changes.append(Delete(kinds.POD, pod.metadata.namespace, pod.metadata.name, pod.metadata.uid))
-            elif seconds is not None:
-                waits.append(float(seconds))
+            patience = _patience(pod, taint)
+            if patience is None:
+                continue
+            left = patience - (now - (taint.time_added or now)).total_seconds()
+            if left <= 0:
+                changes += _driven_out(pod)
+            else:
+                waits.append(left)
+                undated = undated or taint.time_added is None
+    if undated:
+        changes.append(_dated(node, now))
     return Result(changes, min(waits, default=None))
+
+
+def _patience(pod: Pod, taint: Taint) -> float | None:
+    """For how many seconds a pod bears a taint: 0 without a toleration, None for ever."""
+    covering = [t for t in pod.spec.tolerations if placement.tolerates(t, taint)]
+    if not covering:
+        return 0.0
+    limits = [t.toleration_seconds for t in covering if t.toleration_seconds is not None]
+    return float(max(0, min(limits))) if limits else None
+
+
+def _driven_out(pod: Pod) -> list[Change]:
+    meta = pod.metadata
+    text = f"Marking for deletion Pod {meta.namespace}/{meta.name}"
+    return [
+        record(kinds.POD, meta, "TaintManagerEviction", text, "taint-eviction-controller"),
+        Delete(kinds.POD, meta.namespace, meta.name, meta.uid),
+    ]
+
+
+def _dated(node: Node, now: datetime) -> Patch:
+    taints = [
+        {
+            "key": t.key,
+            "effect": t.effect,
+            **({"value": t.value} if t.value else {}),
+            **({"timeAdded": time_text(t.time_added or now)} if t.effect == "NoExecute" or t.time_added else {}),
+        }
+        for t in node.spec.taints
+    ]
+    return Patch(
+        kinds.NODE,
+        "",
+        node.metadata.name,
+        {"spec": {"taints": taints}},
+        resource_version=node.metadata.resource_version,
+    )
 
 
 def lost_pods(view: View, key: Key, now: datetime) -> Result:

@@ -9,6 +9,7 @@ from glassnet.kube.selectors import Requirement
 from glassnet.kube.types import Node, Pod, Taint, Toleration
 
 UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "NoSchedule")
+NOT_READY = Taint("node.kubernetes.io/not-ready", "NoSchedule")
 
 
 def fits(pod: Pod, node: Node, ignore_unschedulable: bool = False) -> bool:
@@ -61,15 +62,22 @@ def pinned_node(pod: Pod) -> str:
     return ""
 
 
-def untolerated(pod: Pod, node: Node, ignore_unschedulable: bool = False) -> Taint | None:
-    """The first taint that keeps the pod off the node, or None."""
+def untolerated(
+    pod: Pod, node: Node, ignore_unschedulable: bool = False, effects: tuple[str, ...] = ("NoSchedule", "NoExecute")
+) -> Taint | None:
+    """The first taint of one of `effects` that keeps the pod off the node, or None."""
     taints = list(node.spec.taints)
     if node.spec.unschedulable and not ignore_unschedulable:
         taints.append(UNSCHEDULABLE)
     for taint in taints:
-        if taint.effect in ("NoSchedule", "NoExecute") and not any(tolerates(t, taint) for t in pod.spec.tolerations):
+        if taint.effect in effects and not any(tolerates(t, taint) for t in pod.spec.tolerations):
             return taint
     return None
+
+
+def ready(node: Node) -> bool:
+    """True when the node's Ready condition is "True"."""
+    return any(c.type == "Ready" and c.status == "True" for c in node.status.conditions)
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:

@@ -176,6 +176,7 @@ class Container(Obj, frozen=True, rename="camel", gc=False):
     stdin_once: bool = False
     tty: bool = False
     restart_policy: str = ""  # "Always" marks a sidecar among initContainers
+    resources: dict[str, Any] | None = None
     termination_message_path: str = "/dev/termination-log"
 
 
@@ -280,6 +281,7 @@ class Taint(Obj, frozen=True, rename="camel", gc=False):
     key: str
     effect: str
     value: str = ""
+    time_added: datetime | None = None
 
 
 class NodeSpec(Obj, frozen=True, rename="camel", gc=False):
@@ -521,10 +523,11 @@ class Job(Obj, frozen=True, rename="camel", gc=False):
 
 
 class Data(Obj, frozen=True, rename="camel", gc=False):
-    """A ConfigMap or a Secret; a Secret's values are base64 text."""
+    """A ConfigMap or a Secret; a Secret's values and those of `binary_data` are base64 text."""
 
     metadata: Meta
     data: dict[str, str] = {}
+    binary_data: dict[str, str] | None = None
     type: str = ""
 
 

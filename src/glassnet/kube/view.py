@@ -57,6 +57,7 @@ class View:
         self._objects: dict[Kind, dict[Key, Any]] = {kind: {} for kind in kinds.ALL}
         self._by_namespace: dict[tuple[Kind, str], dict[Key, Any]] = {}
         self._pods_by_node: dict[str, dict[Key, Pod]] = {}
+        self._pods_apart: dict[Key, Pod] = {}
         self._slices_by_service: dict[Key, dict[Key, EndpointSlice]] = {}
         self._by_controller: dict[str, dict[tuple[Kind, Key], Any]] = {}
         self._listeners: list[Callable[[Event], None]] = []
@@ -104,6 +105,8 @@ class View:
             yield self._by_namespace.setdefault((kind, key.namespace), {}), key
         if kind is kinds.POD and obj.spec.node_name:
             yield self._pods_by_node.setdefault(obj.spec.node_name, {}), key
+        if kind is kinds.POD and obj.spec.affinity and obj.spec.affinity.get("podAntiAffinity"):
+            yield self._pods_apart, key
         if kind is kinds.ENDPOINT_SLICE and (service := obj.metadata.labels.get(SERVICE_NAME_LABEL)):
             yield self._slices_by_service.setdefault(Key(key.namespace, service), {}), key
         if owner := obj.metadata.controller():
@@ -128,6 +131,14 @@ class View:
     def pods_on(self, node: str) -> Iterable[Pod]:
         """Pods bound to a node."""
         return self._pods_by_node.get(node, {}).values()
+
+    def pod_count(self, node: str) -> int:
+        """How many pods are bound to a node."""
+        return len(self._pods_by_node.get(node, ()))
+
+    def pods_apart(self) -> Iterable[Pod]:
+        """Pods that have a word to say about their neighbours: those with podAntiAffinity."""
+        return self._pods_apart.values()
 
     def slices_of(self, service: Key) -> Iterable[EndpointSlice]:
         """EndpointSlices that carry the service's name label."""
