@@ -24,7 +24,7 @@ def stamp(moment: datetime) -> str:
 def on_delete(kind: Kind, obj: Obj, options: DeleteOptions, now: datetime) -> Literal["remove", "update", "keep"]:
     """Mark `obj` for deletion in place. "remove": it goes now; "update": it is stored as marked; "keep": nothing changed."""
     metadata = obj["metadata"]
-    changed = _set_finalizers(metadata, options.propagation)
+    changed = _set_finalizers(metadata, options.propagation or _default_propagation(kind, metadata))
     if kind is kinds.NAMESPACE:
         if not (obj.get("spec") or {}).get("finalizers") and not metadata.get("finalizers"):
             return "remove"
@@ -73,8 +73,14 @@ def _grace(kind: Kind, obj: Obj, options: DeleteOptions) -> int:
     if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
         return 0
     if options.grace is not None:
-        return options.grace
+        return options.grace if options.grace >= 0 else 1
     return int(spec.get("terminationGracePeriodSeconds", 30))
+
+
+def _default_propagation(kind: Kind, metadata: Obj) -> str:
+    """Jobs and ReplicationControllers leave their pods, as before there was garbage collection (their strategies)."""
+    decided = {FOREGROUND, ORPHAN} & set(metadata.get("finalizers") or ())
+    return "Orphan" if kind in (kinds.REPLICATION_CONTROLLER, kinds.JOB) and not decided else ""
 
 
 def _set_finalizers(metadata: Obj, propagation: str) -> bool:

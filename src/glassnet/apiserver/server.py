@@ -5,15 +5,17 @@ Everything is synchronous and takes the clock and randomness as arguments; `http
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from typing import Any
 
 import msgspec
 
-from glassnet.apiserver import admission, lifecycle, schema
+from glassnet.apiserver import admission, lifecycle, listing, schema
+from glassnet.apiserver.expiry import Ages
 from glassnet.apiserver.fields import field_reader
 from glassnet.apiserver.request import DeleteOptions, Request
 from glassnet.apiserver.schema import ServiceAllocator
@@ -24,6 +26,10 @@ from glassnet.kube.view import Key
 from glassnet.net.errors import ApiError, ParseError
 
 Obj = dict[str, Any]
+_JOBS_ORPHAN = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set "
+    "propagationPolicy=Orphan to suppress this warning"
+)
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 APPLY, JSON_PATCH, MERGE_PATCH, STRATEGIC = (
     "application/apply-patch+yaml",
@@ -32,6 +38,8 @@ APPLY, JSON_PATCH, MERGE_PATCH, STRATEGIC = (
     "application/strategic-merge-patch+json",
 )
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+_IMMORTAL = ("default", "kube-system", "kube-public")  # NamespaceLifecycle of the real server
+_CREATED_BY_UPDATE = (kinds.ENDPOINTS, kinds.EVENT, kinds.LEASE)  # AllowCreateOnUpdate of their strategies
 
 
 def encode(obj: Obj) -> bytes:
@@ -59,6 +67,7 @@ class ApiServer:
         for name in SYSTEM_NAMESPACES:
             if store.get(kinds.NAMESPACE, Key("", name)) is None:
                 self.create(kinds.NAMESPACE, "", {"metadata": {"name": name}})
+        self._ages = Ages(now(), store.revision)
 
     def now(self) -> datetime:
         """The server's clock."""
@@ -72,6 +81,12 @@ class ApiServer:
         if raw is None:
             raise not_found(kind, name)
         return raw
+
+    def list(self, kind: Kind, namespace: str = "", options: listing.ListOptions | None = None) -> listing.Page:
+        """A page of a list; `namespace` "" is all of them. Raises ApiError (400, 410, 504)."""
+        options = options or listing.ListOptions()
+        matches = self.select(kind, options.label_selector, options.field_selector)
+        return listing.page(self.store, kind, namespace, options, matches)
 
     def select(self, kind: Kind, label_selector: str, field_selector: str) -> Callable[[bytes], bool] | None:
         """A test for objects that both selectors match; None when both are empty. Raises ApiError 400."""
@@ -101,36 +116,29 @@ class ApiServer:
         if kind.namespaced:
             self._check_namespace(kind, namespace, metadata)
         schema.prepare_create(kind, obj)
-        generate = metadata.get("generateName") if not metadata.get("name") else None
         metadata["uid"] = self._uid()
         metadata["creationTimestamp"] = lifecycle.stamp(self._now())
-        for _ in range(8 if generate else 1):
-            if generate:
-                metadata["name"] = generate[:58] + "".join(self._random.choice(_ALPHABET) for _ in range(5))
-            if self.store.get(kind, Key(namespace, metadata.get("name", ""))) is None:
-                break
-        else:
-            raise ApiError(
-                409,
-                "AlreadyExists",
-                f'{kind.resource} "{metadata["name"]}" already exists',
-                _details(kind, metadata["name"]),
-            )
-        if not generate and self.store.get(kind, Key(namespace, metadata.get("name", ""))) is not None:
-            raise ApiError(
-                409,
-                "AlreadyExists",
-                f'{kind.resource} "{metadata["name"]}" already exists',
-                _details(kind, metadata["name"]),
-            )
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = self._free_name(kind, namespace, metadata["generateName"])
         schema.default(self.schema, kind, obj)
         admission.mutate(kind, obj)
         self._check(kind, obj, schema.validate_create(kind, obj))
+        if self.store.get(kind, Key(namespace, metadata["name"])) is not None:
+            raise exists(kind, metadata["name"])
         if kind is kinds.SERVICE:
             self.services.assign(obj, None)
         if request.manager and "managedFields" not in metadata:
             schema.managed_update(self.schema, kind, None, obj, request.manager, "Update", lifecycle.stamp(self._now()))
         return self.write(kind, Key(namespace, metadata["name"]), obj, None, request)
+
+    def _free_name(self, kind: Kind, namespace: str, prefix: str) -> str:
+        """A name of `prefix` and five letters that nobody has; after eight tries the last one, taken as it is."""
+        name = ""
+        for _ in range(8):
+            name = prefix[:58] + "".join(self._random.choice(_ALPHABET) for _ in range(5))
+            if self.store.get(kind, Key(namespace, name)) is None:
+                break
+        return name
 
     def update(
         self,
@@ -149,6 +157,8 @@ class ApiServer:
                 f"the name of the object ({new['metadata']['name']}) does not match the name on the URL ({name})"
             )
         new["metadata"]["name"] = name
+        if kind in _CREATED_BY_UPDATE and not subresource and self.store.get(kind, Key(namespace, name)) is None:
+            return self.create(kind, namespace, new, request)
         old = decode(self.get(kind, namespace, name))
         return self._replace(kind, Key(namespace, name), new, old, request, subresource, "Update")
 
@@ -262,23 +272,18 @@ class ApiServer:
     ) -> Obj:
         """Delete an object, or start its deletion; the object as it is now. Raises ApiError (404, 409)."""
         request, options = request or Request(), options or DeleteOptions()
-        obj = decode(self.get(kind, namespace, name))
-        metadata = obj["metadata"]
-        for field, wanted in (("uid", options.uid), ("resourceVersion", options.resource_version)):
-            if wanted and metadata[field] != wanted:
-                raise conflict(
-                    kind,
-                    name,
-                    f"Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {metadata[field]}",
-                )
-        if kind is kinds.NAMESPACE and name in SYSTEM_NAMESPACES:
+        raw = self.get(kind, namespace, name)
+        obj, old = decode(raw), decode(raw)
+        _check_preconditions(kind, name, obj["metadata"], options)
+        if kind is kinds.NAMESPACE and name in _IMMORTAL:
             raise ApiError(
                 403,
                 "Forbidden",
                 f'namespaces "{name}" is forbidden: this namespace may not be deleted',
                 _details(kind, name),
             )
-        old = copy.deepcopy(obj)
+        if kind is kinds.JOB and not options.propagation:
+            request.warnings.append(_JOBS_ORPHAN)
         verdict = lifecycle.on_delete(kind, obj, options, self._now())
         if verdict == "remove":
             return self.remove(kind, Key(namespace, name), obj, request)
@@ -303,6 +308,8 @@ class ApiServer:
             metadata["resourceVersion"] = str(revision)
             return encode(obj)
 
+        if kind is kinds.EVENT:
+            self._expire_events()
         self.store.put(kind, key, with_revision)
         if kind is kinds.SERVICE:
             if old is not None:
@@ -322,7 +329,23 @@ class ApiServer:
         self.store.delete(kind, key, with_revision)
         if kind is kinds.SERVICE:
             self.services.release(obj)
+        elif (
+            kind is kinds.NAMESPACE
+        ):  # whoever empties a namespace leaves its Events, which go on being told until the end
+            self._drop_events(key.name)
         return obj
+
+    def _expire_events(self) -> None:
+        if bound := self._ages.expired(self._now(), self.store.revision):
+            self._drop_events("", bound)
+
+    def _drop_events(self, namespace: str, bound: int | None = None) -> None:
+        """Remove Events, only those written at `bound` or before when it is given. One that resists goes another time."""
+        for key, raw in self.store.all(kinds.EVENT, namespace):
+            event = decode(raw)
+            if bound is None or int(event["metadata"]["resourceVersion"]) <= bound:
+                with contextlib.suppress(ApiError):
+                    self.remove(kinds.EVENT, key, event, Request())
 
     def _accept(self, kind: Kind, namespace: str, body: Mapping[str, Any], request: Request) -> Obj:
         """A private copy of what the client sent, checked for kind, namespace and unknown fields."""
@@ -354,7 +377,7 @@ class ApiServer:
             metadata.pop("namespace", None)
         return obj
 
-    def _check(self, kind: Kind, obj: Obj, faults: list[schema.FieldError]) -> None:
+    def _check(self, kind: Kind, obj: Obj, faults: Sequence[schema.FieldError]) -> None:
         if faults:
             raise schema.invalid(kind, obj["metadata"].get("name") or obj["metadata"].get("generateName", ""), faults)
 
@@ -389,6 +412,30 @@ class ApiServer:
 def not_found(kind: Kind, name: str) -> ApiError:
     """The 404 answer."""
     return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
+
+
+def exists(kind: Kind, name: str) -> ApiError:
+    """The 409 answer to a create of what is there."""
+    return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
+
+
+def _check_preconditions(kind: Kind, name: str, metadata: Obj, options: DeleteOptions) -> None:
+    """Raises ApiError 409 when it is another object, or another version of it, that the client means to delete."""
+    uid, version = metadata["uid"], metadata["resourceVersion"]
+    if options.uid and options.uid != uid:
+        raise conflict(
+            kind,
+            name,
+            f"the UID in the precondition ({options.uid}) does not match the UID in record ({uid}). "
+            "The object might have been deleted and then recreated",
+        )
+    if options.resource_version and options.resource_version != version:
+        raise conflict(
+            kind,
+            name,
+            f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion in record ({version}). "
+            "The object might have been modified",
+        )
 
 
 def conflict(kind: Kind, name: str, why: str) -> ApiError:

@@ -6,6 +6,7 @@ nothing it acknowledged, and a disk that is full refuses a write whole.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from glassnet.kube.kinds import BY_PATH, Kind
 from glassnet.kube.view import Key
 from glassnet.net.errors import ApiError
 
+_PATIENCE = 1.0  # seconds to wait for a process that is just leaving the file
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
@@ -30,11 +32,16 @@ class StoreEvent(NamedTuple):
 
 
 class Store:
-    """All objects of one API server. `path` may be ":memory:"."""
+    """All objects of one API server. `path` may be ":memory:"; a file belongs to one Store at a time.
 
-    def __init__(self, path: str, history: int = 10_000) -> None:
+    The log of events is bounded by `history` (their number) and `history_bytes` (the JSON they hold, in bytes).
+    """
+
+    def __init__(self, path: str, history: int = 10_000, history_bytes: int = 16 << 20) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            # what is in memory would be wrong as soon as another process wrote to the file
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(
@@ -45,16 +52,22 @@ class Store:
                 "CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 0), value INTEGER)"
             )
             row = self._db.execute("SELECT value FROM revision").fetchone()
+            self.revision: int = row[0] if row else 1
+            self._objects: dict[Kind, dict[Key, bytes]] = {}
+            for resource, namespace, name, raw in self._db.execute(
+                "SELECT resource, namespace, name, raw FROM objects ORDER BY revision"
+            ):
+                group, version, plural = resource.split("|")
+                if kind := BY_PATH.get(
+                    (group, version, plural)
+                ):  # what another version of glassnet serves stays on disk
+                    self._objects.setdefault(kind, {})[Key(namespace, name)] = bytes(raw)
         except sqlite3.Error as error:
             raise _storage(path, error) from None
         self._path = path
-        self.revision: int = row[0] if row else 1
-        self._objects: dict[Kind, dict[Key, bytes]] = {}
-        self._log: deque[StoreEvent] = deque(maxlen=history)
+        self._log: deque[StoreEvent] = deque()
+        self._history, self._history_bytes, self._log_bytes = history, history_bytes, 0
         self._listeners: list[Callable[[StoreEvent], None]] = []
-        for resource, namespace, name, raw in self._db.execute("SELECT resource, namespace, name, raw FROM objects"):
-            group, version, plural = resource.split("|")
-            self._objects.setdefault(BY_PATH[group, version, plural], {})[Key(namespace, name)] = bytes(raw)
 
     # -- reading
 
@@ -64,29 +77,24 @@ class Store:
 
     def all(self, kind: Kind, namespace: str = "") -> list[tuple[Key, bytes]]:
         """Objects of a kind (of one namespace when given), sorted by key."""
-        found = self._objects.get(kind, {})
-        return (
-            sorted(found.items())
-            if not namespace
-            else sorted((k, raw) for k, raw in found.items() if k.namespace == namespace)
-        )
+        return _sorted(self._objects.get(kind, {}), namespace)
 
     def all_at(self, kind: Kind, namespace: str, revision: int) -> list[tuple[Key, bytes]]:
         """The same as of an earlier revision. Raises ApiError 410 when that is forgotten."""
         if revision >= self.revision:
             return self.all(kind, namespace)
-        state = dict(self._objects.get(kind, {}))
+        state: dict[Key, bytes] = dict(self._objects.get(kind, {}))
         for event in reversed(self.since(revision)):
             if event.kind is kind:
                 if event.previous is None:
                     state.pop(event.key, None)
                 else:
                     state[event.key] = event.previous
-        return sorted((k, raw) for k, raw in state.items() if not namespace or k.namespace == namespace)
+        return _sorted(state, namespace)
 
     def since(self, revision: int) -> list[StoreEvent]:
         """Events after a revision, oldest first. Raises ApiError 410 when some of them are forgotten."""
-        if revision == self.revision:
+        if revision >= self.revision:
             return []
         oldest = self._log[0].revision if self._log else self.revision + 1
         if revision < oldest - 1:
@@ -135,13 +143,16 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO revision VALUES (0, ?)", (self.revision + 1,))
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # a full disk may have rolled back by itself
                 self._db.execute("ROLLBACK")
             raise _storage(self._path, error) from None
         self.revision += 1
 
     def _tell(self, event: StoreEvent) -> None:
         self._log.append(event)
+        self._log_bytes += len(event.raw)
+        while len(self._log) > self._history or (self._log_bytes > self._history_bytes and len(self._log) > 1):
+            self._log_bytes -= len(self._log.popleft().raw)
         for listener in tuple(self._listeners):
             listener(event)
 
@@ -154,5 +165,16 @@ def _resource(kind: Kind) -> str:
     return f"{kind.group}|{kind.version}|{kind.plural}"
 
 
+def _sorted(objects: dict[Key, bytes], namespace: str) -> list[tuple[Key, bytes]]:
+    return sorted((key, raw) for key, raw in objects.items() if not namespace or key.namespace == namespace)
+
+
 def _storage(path: str, error: sqlite3.Error) -> ApiError:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_FULL:
+        return ApiError(
+            507, "InsufficientStorage", f"storage {path}: {error}; nothing was written: free some space and try again"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return ApiError(500, "InternalError", f"storage {path}: {error}: another API server has this file open")
     return ApiError(500, "InternalError", f"storage {path}: {error}; nothing was written")
