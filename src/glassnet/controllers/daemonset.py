@@ -9,7 +9,7 @@ import msgspec
 
 from glassnet.controllers import placement
 from glassnet.controllers.deployment import share
-from glassnet.controllers.pods import available, claim, from_template
+from glassnet.controllers.pods import available, claim, from_template, until_available
 from glassnet.controllers.result import NOTHING, Result, status_patch, template_hash
 from glassnet.kube import kinds, selectors, types
 from glassnet.kube.change import Change, Delete
@@ -45,10 +45,20 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
     for node in wanted:
         changes += _place(owner, template, digest, node, on.get(node.metadata.name, []))
     for name, pods in on.items():
-        if name not in names:
+        if name not in names and not _may_stay(probe, view.nodes.get(Key("", name))):
             changes += [_gone(pod) for pod in pods if pod.metadata.deletion_timestamp is None]
     changes += _roll(owner, digest, [node.metadata.name for node in wanted], on, now)
-    return Result([*changes, *_status(owner, digest, wanted, on, now)])
+    after = until_available(mine, owner.spec.min_ready_seconds, now)
+    return Result([*changes, *_status(owner, digest, wanted, on, now)], after)
+
+
+def _may_stay(probe: Pod, node: Node | None) -> bool:
+    """A daemon that is there already stays through taints that only keep newcomers away."""
+    return (
+        node is not None
+        and placement.selected(probe, node)
+        and placement.untolerated(probe, node, ignore_unschedulable=True, effects=("NoExecute",)) is None
+    )
 
 
 def _template(owner: Workload) -> dict[str, Any]:

@@ -57,6 +57,14 @@ def available(pod: Pod, min_ready_seconds: int, now: datetime) -> bool:
     return not min_ready_seconds or since is None or now - since >= timedelta(seconds=min_ready_seconds)
 
 
+def until_available(pods: Iterable[Pod], min_ready_seconds: int, now: datetime) -> float | None:
+    """In how many seconds the next of the pods that are ready becomes available; None when none waits."""
+    if not min_ready_seconds:
+        return None
+    waits = [min_ready_seconds - (now - since).total_seconds() for pod in pods if (since := ready_since(pod))]
+    return min((max(wait, 0.05) for wait in waits if wait > 0), default=None)
+
+
 def deletion_order(pods: list[Pod]) -> list[Pod]:
     """The order in which surplus pods go: unassigned, pending, not ready, crowded on a node, cheaper, lately ready, restarted, newer.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from glassnet.controllers.pods import active, available, claim, deletion_order, from_template, ready_since
+from glassnet.controllers.pods import active, available, claim, deletion_order, from_template, until_available
 from glassnet.controllers.result import NOTHING, Result, record, status_patch
 from glassnet.kube import kinds, selectors
 from glassnet.kube.change import Change, Delete
@@ -46,11 +46,7 @@ def _reconcile(view: View, kind: Kind, owner: Any, now: datetime, source: str) -
         "observedGeneration": meta.generation,
     }
     changes += status_patch(kind, meta, owner.status, new)
-    after = None
-    if spec.min_ready_seconds and new["availableReplicas"] != new["readyReplicas"]:
-        waits = [spec.min_ready_seconds - (now - since).total_seconds() for pod in pods if (since := ready_since(pod))]
-        after = max(0.05, min((wait for wait in waits if wait > 0), default=1.0))
-    return Result(changes, after)
+    return Result(changes, until_available(pods, spec.min_ready_seconds, now))
 
 
 def _scale(kind: Kind, owner: Any, pods: list[Any], wanted: int, source: str) -> list[Change]:

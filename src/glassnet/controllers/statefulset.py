@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from glassnet.controllers.pods import available, claim, from_template
+from glassnet.controllers.pods import available, claim, from_template, until_available
 from glassnet.controllers.result import NOTHING, Result, record, status_patch, template_hash
 from glassnet.kube import kinds, selectors
 from glassnet.kube.change import Change, Delete
@@ -30,7 +30,8 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
     wanted = range(start, start + size)
     steps = _step(view, owner, by_index, wanted, update, now)
     changes += steps
-    return Result([*changes, *_status(owner, by_index, wanted, update, now)])
+    after = until_available(by_index.values(), owner.spec.min_ready_seconds, now)
+    return Result([*changes, *_status(owner, by_index, wanted, update, now)], after)
 
 
 def _ordinal(owner: Workload, pod: Pod) -> int | None:
