@@ -57,7 +57,6 @@ _OWN: dict[Kind, tuple[str, ...]] = {
     kinds.NAMESPACE: ("namespace", "serviceaccount"),
     kinds.NODE: ("podcidr", "evict", "lostpods"),
 }
-_WORKLOADS = tuple(kind for _, kind in _OWNERS.values())
 
 
 class ControlPlane:
@@ -178,7 +177,7 @@ class ControlPlane:
     def _garbage(self, event: Event, obj: Any) -> None:
         add = self._queue.add
         if event.type == "DELETED":
-            if event.kind in (*_WORKLOADS, kinds.SERVICE, kinds.POD, kinds.NODE):
+            if self._view.owned_by(obj.metadata.uid):
                 add(("gone", event.kind, event.key, obj.metadata.uid))
             namespace = self._view.namespaces.get(Key("", event.key.namespace))
             if namespace is not None and namespace.metadata.deletion_timestamp:

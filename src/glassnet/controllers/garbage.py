@@ -15,21 +15,10 @@ from glassnet.kube.view import Key, View
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
 
-def dependents(view: View, uid: str, namespace: str) -> list[tuple[Kind, Any]]:
-    """Objects that name this uid as an owner."""
-    return [
-        (kind, obj)
-        for kind in kinds.ALL
-        if kind is not kinds.EVENT
-        for obj in (view.all(kind, namespace) if namespace and kind.namespaced else view.all(kind))
-        if any(ref.uid == uid for ref in obj.metadata.owner_references)
-    ]
-
-
 def owner_gone(view: View, kind: Kind, key: Key, uid: str) -> Result:
     """After an object went: its dependents go, those with other living owners only lose the reference."""
     changes: list[Change] = []
-    for found, obj in dependents(view, uid, key.namespace):
+    for found, obj in view.owned_by(uid):
         changes += release(view, found, obj)
     return Result(changes)
 
@@ -73,7 +62,7 @@ def finalizing(view: View, kind: Kind, key: Key) -> Result:
     if obj is None or obj.metadata.deletion_timestamp is None:
         return NOTHING
     finalizers = obj.metadata.finalizers
-    mine = dependents(view, obj.metadata.uid, obj.metadata.namespace) if {FOREGROUND, ORPHAN} & set(finalizers) else []
+    mine = view.owned_by(obj.metadata.uid) if {FOREGROUND, ORPHAN} & set(finalizers) else []
     if ORPHAN in finalizers:
         changes: list[Change] = []
         for found, child in mine:

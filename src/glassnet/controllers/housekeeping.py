@@ -18,9 +18,10 @@ def pod_cidr(view: View, key: Key, cluster_cidr: str, mask: int) -> Result:
     node = view.nodes.get(key)
     if node is None or node.spec.pod_cidr:
         return NOTHING
-    taken = {other.spec.pod_cidr for other in view.nodes.values()}
+    taken = {IPv4Network(other.spec.pod_cidr) for other in view.nodes.values() if other.spec.pod_cidr}
+    odd = [network for network in taken if network.prefixlen != mask]
     for network in IPv4Network(cluster_cidr).subnets(new_prefix=mask):
-        if str(network) not in taken:
+        if network not in taken and not any(network.overlaps(other) for other in odd):
             return Result(
                 [Patch(kinds.NODE, "", key.name, {"spec": {"podCIDR": str(network), "podCIDRs": [str(network)]}})]
             )

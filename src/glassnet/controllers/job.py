@@ -13,6 +13,7 @@ from glassnet.kube.types import Job, Pod
 from glassnet.kube.view import Key, View
 
 INDEX, SOURCE = "batch.kubernetes.io/job-completion-index", "job-controller"
+FIRST_WAIT, LONGEST_WAIT = 10.0, 600.0  # seconds
 
 
 def reconcile(view: View, key: Key, now: datetime) -> Result:
@@ -35,6 +36,9 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
     start = job.status.start_time or (None if job.spec.suspend else now)
     verdict = _verdict(job, done, failed, active, start, now)
     status: dict[str, Any] = {"failed": sum(pod.status.phase == "Failed" for pod in mine), "succeeded": done}
+    if job.spec.completion_mode == "Indexed":
+        status["completedIndexes"] = _ranges(_indexes(mine))
+    wait = 0.0
     if verdict:
         kind, reason, text = verdict
         changes += [_gone(pod) for pod in active]
@@ -45,7 +49,7 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
             else [condition((), "FailureTarget", "True", reason, text, now)]
         )
         conditions.append(condition((), kind, "True", reason, text, now))
-        status["conditions"] = conditions
+        status["conditions"] = [*_suspension(job, now), *conditions]
         if kind == "Complete":
             status["completionTime"] = time_text(now)
         changes.append(
@@ -59,28 +63,71 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
             )
         )
     else:
-        started, more = _start(job, mine, active, done)
+        wait = _wait(mine, now)
+        started, more = _start(job, mine, active, done, wait)
         changes += more
         changes += [_gone(pod) for pod in active] if job.spec.suspend else []
-        status["conditions"] = (
-            [condition(job.status.conditions, "Suspended", "True", "JobSuspended", "Job suspended", now)]
-            if job.spec.suspend
-            else []
-        )
+        status["conditions"] = _suspension(job, now)
         active = [] if job.spec.suspend else active
         status["active"] = len(active) + started
     status.setdefault("active", 0)
     status["ready"] = sum(pod.ready() for pod in active)
     if start:
         status["startTime"] = time_text(start)
-    return Result([*changes, *_patch(job, status)], _deadline(job, start, now))
+    deadline = None if verdict else _deadline(job, start, now)
+    return Result([*changes, *_patch(job, status)], min(filter(None, (deadline, wait)), default=None))
 
 
 def _succeeded(job: Job, pods: list[Pod]) -> int:
     good = [pod for pod in pods if pod.status.phase == "Succeeded"]
-    if job.spec.completion_mode == "Indexed":
-        return len({pod.metadata.annotations.get(INDEX) for pod in good})
-    return len(good)
+    return len(_indexes(pods)) if job.spec.completion_mode == "Indexed" else len(good)
+
+
+def _indexes(pods: list[Pod]) -> list[int]:
+    """Indexes that have succeeded, in order."""
+    found = {p.metadata.annotations.get(INDEX, "") for p in pods if p.status.phase == "Succeeded"}
+    return sorted(int(index) for index in found if index.isdigit())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Numbers in order as text, runs shortened: 1,3-5,7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def _wait(pods: list[Pod], now: datetime) -> float:
+    """Seconds until a further pod may be started: 10 after a failure, twice as many after each further one, 600 at most."""
+    ends = [(_ended_at(pod), pod.status.phase == "Failed") for pod in pods if pod.finished()]
+    success = max((end for end, failed in ends if not failed and end), default=None)
+    failures = [end for end, failed in ends if failed and end and (success is None or end > success)]
+    if not failures:
+        return 0.0
+    delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (len(failures) - 1))
+    return max(0.0, delay - (now - max(failures)).total_seconds())
+
+
+def _ended_at(pod: Pod) -> datetime | None:
+    """When the last of its containers ended; failing that, when it ceased to be Ready, or was made."""
+    ends = [
+        datetime.fromisoformat(str(end).replace("Z", "+00:00"))
+        for status in pod.status.container_statuses
+        if (end := status.state.get("terminated", {}).get("finishedAt"))
+    ]
+    ready = next((c.last_transition_time for c in pod.status.conditions if c.type == "Ready"), None)
+    return max(ends, default=ready or pod.metadata.creation_timestamp)
+
+
+def _suspension(job: Job, now: datetime) -> list[dict[str, Any]]:
+    if job.spec.suspend:
+        return [condition(job.status.conditions, "Suspended", "True", "JobSuspended", "Job suspended", now)]
+    if any(c.type == "Suspended" for c in job.status.conditions):
+        return [condition(job.status.conditions, "Suspended", "False", "JobResumed", "Job resumed", now)]
+    return []
 
 
 def _verdict(
@@ -106,8 +153,8 @@ def _verdict(
     return None
 
 
-def _start(job: Job, pods: list[Pod], active: list[Pod], done: int) -> tuple[int, list[Change]]:
-    """(pods started less pods ended, changes) to come to the parallelism asked for."""
+def _start(job: Job, pods: list[Pod], active: list[Pod], done: int, wait: float) -> tuple[int, list[Change]]:
+    """(pods started less pods ended, changes) to come to the parallelism asked for; with `wait` none is started yet."""
     if job.spec.suspend:
         return 0, []
     left = (
@@ -118,7 +165,7 @@ def _start(job: Job, pods: list[Pod], active: list[Pod], done: int) -> tuple[int
     if len(active) > left:
         surplus = deletion_order(active)[: len(active) - left]
         return -len(surplus), [_gone(pod) for pod in surplus]
-    missing = left - len(active)
+    missing = 0 if wait else left - len(active)
     if job.spec.completion_mode != "Indexed":
         return missing, [from_template(kinds.JOB, job.metadata, job.spec.template) for _ in range(missing)]
     taken = {pod.metadata.annotations.get(INDEX) for pod in pods if pod.status.phase == "Succeeded" or pod in active}
@@ -145,22 +192,23 @@ def _indexed(job: Job, index: str) -> Change:
 
 def _patch(job: Job, status: dict[str, Any]) -> list[Change]:
     old = job.status
-    said = {c.type for c in old.conditions if c.status == "True"}
+    said = {(c.type, c.status) for c in old.conditions}
     same = (old.active, old.ready, old.succeeded, old.failed) == tuple(
         status[f] for f in ("active", "ready", "succeeded", "failed")
     )
     if (
         same
-        and said == {c["type"] for c in status.get("conditions", ())}
+        and said == {(c["type"], c["status"]) for c in status.get("conditions", ())}
+        and old.completed_indexes == status.get("completedIndexes", "")
         and (old.start_time or "startTime" not in status)
     ):
         return []
-    body = {name: (None if value == 0 and name != "ready" else value) for name, value in status.items()}
+    body = {name: (None if value in (0, "") and name != "ready" else value) for name, value in status.items()}
     return [Patch(kinds.JOB, job.metadata.namespace, job.metadata.name, {"status": body}, "status")]
 
 
 def _deadline(job: Job, start: datetime | None, now: datetime) -> float | None:
-    if job.spec.active_deadline_seconds is None or start is None:
+    if job.spec.active_deadline_seconds is None or start is None or job.spec.suspend:
         return None
     return max(0.1, job.spec.active_deadline_seconds - (now - start).total_seconds())
 

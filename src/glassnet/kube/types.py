@@ -511,6 +511,7 @@ class JobStatus(Obj, frozen=True, rename="camel", gc=False):
     ready: int = 0
     succeeded: int = 0
     failed: int = 0
+    completed_indexes: str = ""
     start_time: datetime | None = None
     completion_time: datetime | None = None
     conditions: tuple[Condition, ...] = ()

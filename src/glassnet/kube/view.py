@@ -59,7 +59,7 @@ class View:
         self._pods_by_node: dict[str, dict[Key, Pod]] = {}
         self._pods_apart: dict[Key, Pod] = {}
         self._slices_by_service: dict[Key, dict[Key, EndpointSlice]] = {}
-        self._by_controller: dict[str, dict[tuple[Kind, Key], Any]] = {}
+        self._by_owner: dict[str, dict[tuple[Kind, Key], Any]] = {}
         self._listeners: list[Callable[[Event], None]] = []
 
     # -- writing
@@ -82,6 +82,9 @@ class View:
             return
         if old is not None:
             self._unindex(kind, key, old)
+            for owner in old.metadata.owner_references:
+                if not self._by_owner.get(owner.uid, True):
+                    del self._by_owner[owner.uid]
         if deleted:
             del objects[key]
             event = Event("DELETED", kind, key, old, None)
@@ -109,8 +112,8 @@ class View:
             yield self._pods_apart, key
         if kind is kinds.ENDPOINT_SLICE and (service := obj.metadata.labels.get(SERVICE_NAME_LABEL)):
             yield self._slices_by_service.setdefault(Key(key.namespace, service), {}), key
-        if owner := obj.metadata.controller():
-            yield self._by_controller.setdefault(owner.uid, {}), (kind, key)
+        for owner in obj.metadata.owner_references:
+            yield self._by_owner.setdefault(owner.uid, {}), (kind, key)
 
     # -- reading
 
@@ -126,7 +129,15 @@ class View:
 
     def controlled_by(self, uid: str, kind: Kind) -> list[Any]:
         """Objects of `kind` whose controller owner reference has this uid."""
-        return [obj for (k, _), obj in self._by_controller.get(uid, {}).items() if k is kind]
+        return [
+            obj
+            for (k, _), obj in self._by_owner.get(uid, {}).items()
+            if k is kind and any(ref.uid == uid and ref.controller for ref in obj.metadata.owner_references)
+        ]
+
+    def owned_by(self, uid: str) -> list[tuple[Kind, Any]]:
+        """Objects of any kind that name this uid among their owners."""
+        return [(kind, obj) for (kind, _), obj in self._by_owner.get(uid, {}).items()]
 
     def pods_on(self, node: str) -> Iterable[Pod]:
         """Pods bound to a node."""

@@ -113,7 +113,16 @@ class World:
 
     def finish(self, pod: Pod, phase: str) -> None:
         """The pod's containers have ended."""
-        self.patch(kinds.POD, pod.metadata.name, {"status": {"phase": phase}}, "status", pod.metadata.namespace)
+        stamp = self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        code = 0 if phase == "Succeeded" else 1
+        state = {"terminated": {"exitCode": code, "finishedAt": stamp}}
+        container = {"name": "main", "ready": False, "restartCount": 0, "image": "", "imageID": "", "state": state}
+        status = {
+            "phase": phase,
+            "containerStatuses": [container],
+            "conditions": [{"type": "Ready", "status": "False"}],
+        }
+        self.patch(kinds.POD, pod.metadata.name, {"status": status}, "status", pod.metadata.namespace)
 
     def run_pods(self) -> bool:
         """What kubelets would do now: bound pods become Ready, deleted ones go. True when there was something to do."""
