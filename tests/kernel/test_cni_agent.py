@@ -171,7 +171,7 @@ async def test_del_leaves_nothing_and_may_come_twice(site: Site) -> None:
     assert again.address == "10.200.0.3"  # round robin: not at once the one given back
 
 
-async def test_two_hundred_pods_at_once_share_the_restores(site: Site) -> None:
+async def test_many_pods_at_once_share_the_restores(site: Site) -> None:
     runs = 0
     run = site.machine.run
 

@@ -1,13 +1,18 @@
-"""A container's environment variables and a pod's files, pure. Source: Kubernetes documentation, "Dependent Environment Variables",
-"Downward API", "Discovering services", "DNS for Services and Pods"."""
+"""A container's environment variables and a pod's own files, pure.
+
+Source: Kubernetes documentation, "Dependent Environment Variables", "Downward API", "Discovering services", "DNS for Services and Pods".
+"""
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
+from glassnet.apiserver.schema.quantity import amount
 from glassnet.kube import kinds
 from glassnet.kube.types import Container, EnvSource, Pod, Service
 from glassnet.kube.view import Key, View
@@ -21,18 +26,22 @@ class MissingReference(GlassnetError):
     """A ConfigMap or Secret, or a key of one, is not there (CreateContainerConfigError)."""
 
 
-def resolve(container: Container, pod: Pod, pod_ip: str, host_ip: str, view: View) -> dict[str, str]:
-    """The variables of a container. Raises MissingReference in the kubelet's words."""
+def resolve(
+    container: Container, pod: Pod, pod_ip: str, host_ip: str, view: View, allocatable: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of a container; `allocatable` are the node's resources. Raises MissingReference in the kubelet's words."""
     namespace = pod.metadata.namespace
     env = service_links(view, namespace)
     for source in container.env_from:
         for kind, ref in ((kinds.CONFIG_MAP, source.config_map_ref), (kinds.SECRET, source.secret_ref)):
             if ref is not None:
-                data = _data(view, kind, Key(namespace, ref.name), ref.optional)
-                env.update({source.prefix + key: value for key, value in data.items()})
+                data = object_data(view, kind, Key(namespace, ref.name), ref.optional)
+                env.update({source.prefix + key: _text(value) for key, value in data.items()})
     for variable in container.env:
         if variable.value_from is None:
             env[variable.name] = _REFERENCE.sub(lambda m: "$" if m[1] is None else env.get(m[1], m[0]), variable.value)
+        elif variable.value_from.resource_field_ref is not None:
+            env[variable.name] = resource(pod, variable.value_from.resource_field_ref, allocatable, container.name)
         elif (value := _from(variable.value_from, pod, pod_ip, host_ip, view)) is not None:
             env[variable.name] = value
     return env
@@ -43,24 +52,43 @@ def _from(source: EnvSource, pod: Pod, pod_ip: str, host_ip: str, view: View) ->
         return field(pod, source.field_ref.field_path, pod_ip, host_ip)
     for kind, ref in ((kinds.CONFIG_MAP, source.config_map_key_ref), (kinds.SECRET, source.secret_key_ref)):
         if ref is not None:
-            data = _data(view, kind, Key(pod.metadata.namespace, ref.name), ref.optional)
-            if ref.key not in data and not ref.optional:
+            data = object_data(view, kind, Key(pod.metadata.namespace, ref.name), ref.optional)
+            if ref.key not in data:
+                if ref.optional:
+                    return None
                 raise MissingReference(
                     f"couldn't find key {ref.key} in {kind.name} {pod.metadata.namespace}/{ref.name}"
                 )
-            return data.get(ref.key)
-    return "0"
+            return _text(data[ref.key])
+    return None
 
 
-def _data(view: View, kind: kinds.Kind, key: Key, optional: bool) -> dict[str, str]:
+def object_data(view: View, kind: kinds.Kind, key: Key, optional: bool) -> dict[str, bytes]:
+    """The entries of a ConfigMap or Secret. Raises MissingReference when there is none and that is not `optional`."""
     found = view.get(kind, key)
     if found is None:
         if optional:
             return {}
         raise MissingReference(f'{kind.name.lower()} "{key.name}" not found')
     if kind is kinds.SECRET:
-        return {name: base64.b64decode(text).decode(errors="replace") for name, text in found.data.items()}
-    return dict(found.data)
+        return {name: base64.b64decode(text) for name, text in found.data.items()}
+    plain = {name: text.encode() for name, text in found.data.items()}
+    return plain | {name: base64.b64decode(text) for name, text in (found.binary_data or {}).items()}
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def resource(pod: Pod, ref: Mapping[str, Any], allocatable: Mapping[str, str], default: str = "") -> str:
+    """A resourceFieldRef: a limit or request of a container, the node's where a limit is not set, in units of its divisor, rounded up."""
+    name = ref.get("containerName") or default
+    found = next((c for c in (*pod.spec.containers, *pod.spec.init_containers) if c.name == name), None)
+    kind, _, what = str(ref.get("resource", "")).partition(".")
+    stated = ((found.resources if found else None) or {}).get(kind) or {}
+    value = amount(stated.get(what, allocatable.get(what, "0") if kind == "limits" else "0")) or Fraction(0)
+    divisor = amount(ref.get("divisor") or "1") or Fraction(1)
+    return str(math.ceil(value / divisor))
 
 
 def field(pod: Pod, path: str, pod_ip: str, host_ip: str) -> str:
@@ -112,8 +140,9 @@ def _links(service: Service) -> dict[str, str]:
 
 
 def hosts_file(pod: Pod, pod_ip: str, hostname: str) -> str:
-    """/etc/hosts of a pod."""
+    """/etc/hosts of a pod, line for line as the kubelet writes it."""
     lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines += ["fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters"]
     if pod_ip:
         domain = (
             f"\t{hostname}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.cluster.local"
@@ -121,22 +150,20 @@ def hosts_file(pod: Pod, pod_ip: str, hostname: str) -> str:
             else ""
         )
         lines.append(f"{pod_ip}{domain}\t{hostname}")
-    lines += [f"{alias.get('ip')}\t{chr(9).join(alias.get('hostnames') or ())}" for alias in pod.spec.host_aliases]
+    if pod.spec.host_aliases:
+        lines += ["", "# Entries added by HostAliases."]
+        lines += ["\t".join((str(a.get("ip")), *(a.get("hostnames") or ()))) for a in pod.spec.host_aliases]
     return "\n".join(lines) + "\n"
 
 
 def resolv_conf(pod: Pod, cluster_dns: str, node_text: str) -> str:
-    """/etc/resolv.conf of a pod, by dnsPolicy and dnsConfig."""
+    """/etc/resolv.conf of a pod, by dnsPolicy and dnsConfig; a cluster without a DNS address leaves pods the node's resolver."""
     policy, own = pod.spec.dns_policy, pod.spec.dns_config or {}
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str | None] = {}
-    if policy == "Default" or (policy == "ClusterFirst" and pod.spec.host_network):
-        return node_text
-    if policy in ("ClusterFirst", "ClusterFirstWithHostNet") and cluster_dns:
-        servers = [cluster_dns]
-        searches = [f"{pod.metadata.namespace}.svc.cluster.local", "svc.cluster.local", "cluster.local"]
-        options = {"ndots": "5"}
+    clustered = policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)
+    servers, searches, options = _resolver("" if policy == "None" else node_text)
+    if clustered and cluster_dns:
+        domains = [f"{pod.metadata.namespace}.svc.cluster.local", "svc.cluster.local", "cluster.local"]
+        servers, searches, options = [cluster_dns], [*domains, *searches], {"ndots": "5"}
     servers += [s for s in own.get("nameservers") or () if s not in servers]
     searches += [s for s in own.get("searches") or () if s not in searches]
     options |= {entry["name"]: entry.get("value") for entry in own.get("options") or ()}
@@ -149,37 +176,32 @@ def resolv_conf(pod: Pod, cluster_dns: str, node_text: str) -> str:
     return "\n".join(lines) + ("\n" if lines else "")
 
 
-def volume_files(volume: Mapping[str, Any], pod: Pod, pod_ip: str, host_ip: str, view: View) -> dict[str, str] | None:
-    """Files of a volume that comes from API objects (name -> text); None for a volume of another sort. Raises MissingReference."""
-    namespace = pod.metadata.namespace
-    if source := volume.get("configMap"):
-        return _items(
-            _data(view, kinds.CONFIG_MAP, Key(namespace, source.get("name", "")), bool(source.get("optional"))),
-            source.get("items"),
-        )
-    if source := volume.get("secret"):
-        return _items(
-            _data(view, kinds.SECRET, Key(namespace, source.get("secretName", "")), bool(source.get("optional"))),
-            source.get("items"),
-        )
-    if source := volume.get("downwardAPI"):
-        return {
-            item["path"]: field(pod, (item.get("fieldRef") or {}).get("fieldPath", ""), pod_ip, host_ip)
-            for item in source.get("items") or ()
-        }
-    if source := volume.get("projected"):
-        out: dict[str, str] = {}
-        for part in source.get("sources") or ():
-            for name, kind in (("configMap", "configMap"), ("secret", "secret"), ("downwardAPI", "downwardAPI")):
-                if name in part:
-                    inner = dict(part[name])
-                    inner.setdefault("secretName", inner.get("name", ""))
-                    out |= volume_files({kind: inner}, pod, pod_ip, host_ip, view) or {}
-        return out
-    return None
+def _resolver(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
+    """Servers, search domains and options of a resolv.conf(5)."""
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    for line in text.splitlines():
+        match line.split():
+            case ["nameserver", server, *_]:
+                servers.append(server)
+            case ["search", *domains]:
+                searches = domains
+            case ["options", *words]:
+                for word in words:
+                    name, colon, value = word.partition(":")
+                    options[name] = value if colon else None
+    return servers, searches, options
 
 
-def _items(data: Mapping[str, str], items: Any) -> dict[str, str]:
-    if not items:
-        return dict(data)
-    return {item["path"]: data[item["key"]] for item in items if item["key"] in data}
+def mounts(container: Container, places: Mapping[str, str]) -> dict[str, str]:
+    """Path in the pod -> path on the node for each volume mount; `places` are the pod's volumes by name. Raises MissingReference."""
+    out = {}
+    for mount in container.volume_mounts:
+        if ".." in mount.sub_path.split("/"):
+            raise MissingReference(
+                f"failed to prepare subPath for volumeMount {mount.name!r}: {mount.sub_path} leads out"
+            )
+        place = places[mount.name]
+        out[mount.mount_path] = f"{place}/{mount.sub_path.strip('/')}" if mount.sub_path else place
+    return out

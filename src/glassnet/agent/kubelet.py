@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from glassnet import __version__
-from glassnet.agent import environment
+from glassnet.agent import cni_plugin, environment, node_status
 from glassnet.agent.changes import Writer
 from glassnet.agent.cni import CniAgent
+from glassnet.agent.node_status import NodeConfig
 from glassnet.agent.pod_worker import PodWorker
+from glassnet.agent.volumes import Volumes
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
@@ -24,20 +22,9 @@ from glassnet.kube.types import Container, Pod
 from glassnet.kube.view import Event, Key, View
 from glassnet.net.errors import ApiError, GlassnetError
 
+__all__ = ["Kubelet", "NodeConfig", "dispatch", "heartbeats"]
 LEASE_SECONDS = 40
 HEARTBEAT = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
-    """What a node says of itself."""
-
-    name: str
-    address: str
-    external: str = ""
-    pod_cidr: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    cluster_dns: str = ""
 
 
 class Kubelet:
@@ -60,13 +47,17 @@ class Kubelet:
         self._writer = Writer(api, now)
         self.name, self.address = config.name, config.address
         self.cni = CniAgent(machine, random, permanent_neighbours)
+        self._resources = node_status.resources()
+        self._volumes = Volumes(machine, view, api, self._resources)
         self._workers: dict[str, PodWorker] = {}
 
     # -- the node
 
     async def register(self) -> None:
-        """Create the Node object, or refresh the one there is."""
-        body = _node_body(self._config, self._now())
+        """Put the CNI programs in their place, take down what an agent before left, create the Node object or refresh the one there is."""
+        cni_plugin.install(self._machine.root)
+        await self.cni.sweep()
+        body = node_status.body(self._config, self._resources, self._now())
         try:
             await self._api.create(kinds.NODE, "", body)
         except ApiError as error:
@@ -98,11 +89,16 @@ class Kubelet:
         elif not pod.finished() or pod.metadata.deletion_timestamp:
             self._workers[pod.metadata.uid] = PodWorker(self, pod)
 
-    def ended(self, worker: PodWorker) -> None:
-        """A worker has taken its pod down."""
-        for uid, found in list(self._workers.items()):
-            if found is worker:
-                del self._workers[uid]
+    def pod_gone(self, uid: str) -> None:
+        """A pod's object is no more: its worker takes down what there still is, as after a forced deletion."""
+        worker = self._workers.pop(uid, None)
+        if worker is not None:
+            worker.vanished()
+
+    async def stop(self) -> None:
+        """Take down what runs on this node; the pods' objects stay as they are."""
+        workers, self._workers = list(self._workers.values()), {}
+        await asyncio.gather(*(worker.close() for worker in workers))
 
     # -- what workers ask
 
@@ -132,34 +128,13 @@ class Kubelet:
             return ""
 
     def env(self, pod: Pod, container: Container, pod_ip: str) -> dict[str, str]:
-        return environment.resolve(container, pod, pod_ip, self.address, self._view)
+        return environment.resolve(container, pod, pod_ip, self.address, self._view, self._resources)
 
-    def mounts(self, pod: Pod, container: Container, pod_ip: str) -> dict[str, str]:
-        """Path in the pod -> path on the node, for each volume mount; volumes are laid out on the node's disk."""
-        volumes = {str(v.get("name")): v for v in pod.spec.volumes}
-        out: dict[str, str] = {}
-        for mount in container.volume_mounts:
-            place = self._volume(pod, volumes.get(mount.name, {}), pod_ip)
-            out[mount.mount_path] = f"{place}/{mount.sub_path}" if mount.sub_path else place
-        return out
+    async def volumes(self, pod: Pod) -> dict[str, str]:
+        return await self._volumes.lay_out(pod)
 
-    def _volume(self, pod: Pod, volume: Mapping[str, Any], pod_ip: str) -> str:
-        if "hostPath" in volume:
-            return str(volume["hostPath"].get("path"))
-        place = f"/var/lib/kubelet/pods/{pod.metadata.uid}/volumes/{volume.get('name')}"
-        root = self._machine.root / place.lstrip("/")
-        files = environment.volume_files(volume, pod, pod_ip, self.address, self._view)
-        if files is None and "emptyDir" not in volume:
-            kind = next((name for name in volume if name != "name"), "unknown")
-            raise environment.MissingReference(f"volume {volume.get('name')}: type {kind} is not supported here")
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            for name, text in (files or {}).items():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_text(text)
-        except OSError as error:
-            raise environment.MissingReference(f"volume {volume.get('name')}: {place}: {error.strerror}") from None
-        return place
+    def discard_volumes(self, pod: Pod) -> None:
+        self._volumes.discard(pod)
 
     def netns(self, sandbox: PodSandbox) -> NetNs:
         found: NetNs = sandbox.kernel.netns  # type: ignore[attr-defined]
@@ -179,12 +154,23 @@ def dispatch(view: View, kubelets: Mapping[str, Kubelet]) -> Callable[[], None]:
     """Tell each kubelet of its pods, with one subscription for all of them. Returns the un-subscriber."""
 
     def on_event(event: Event) -> None:
-        if event.kind is kinds.POD and event.new is not None:
-            kubelet = kubelets.get(event.new.spec.node_name)
-            if kubelet is not None:
-                kubelet.pod_changed(event.new)
+        if event.kind is not kinds.POD:
+            return
+        pod = event.new or event.old
+        if event.old is not None and event.new is not None and event.old.metadata.uid != event.new.metadata.uid:
+            _gone(kubelets, event.old)  # a namesake has come in its place, and nobody saw the gap
+        if (kubelet := kubelets.get(pod.spec.node_name)) is not None:
+            if event.new is not None:
+                kubelet.pod_changed(pod)
+            else:
+                kubelet.pod_gone(pod.metadata.uid)
 
     return view.subscribe(on_event)
+
+
+def _gone(kubelets: Mapping[str, Kubelet], pod: Pod) -> None:
+    if (kubelet := kubelets.get(pod.spec.node_name)) is not None:
+        kubelet.pod_gone(pod.metadata.uid)
 
 
 async def heartbeats(kubelets: Mapping[str, Kubelet]) -> None:
@@ -196,56 +182,3 @@ async def heartbeats(kubelets: Mapping[str, Kubelet]) -> None:
                 await kubelet.heartbeat()
             except GlassnetError:
                 continue  # the next beat tries again; the API says in its log what was wrong
-
-
-def _node_body(config: NodeConfig, now: datetime) -> dict[str, Any]:
-    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    labels = {
-        "kubernetes.io/hostname": config.name,
-        "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": arch,
-        "beta.kubernetes.io/os": "linux",
-        "beta.kubernetes.io/arch": arch,
-        **config.labels,
-    }
-    addresses = [{"type": "InternalIP", "address": config.address}]
-    addresses += [{"type": "ExternalIP", "address": config.external}] if config.external else []
-    addresses.append({"type": "Hostname", "address": config.name})
-    resources = {"cpu": str(os.cpu_count() or 1), "memory": _memory(), "pods": "1100", "ephemeral-storage": "10Gi"}
-    good = [("MemoryPressure", "False", "KubeletHasSufficientMemory"), ("DiskPressure", "False", "KubeletHasNoDiskPressure"),
-            ("PIDPressure", "False", "KubeletHasSufficientPID"), ("Ready", "True", "KubeletReady")]  # fmt: skip
-    conditions = [
-        {
-            "type": kind,
-            "status": value,
-            "reason": reason,
-            "message": "kubelet is posting ready status" if kind == "Ready" else "",
-            "lastHeartbeatTime": moment,
-            "lastTransitionTime": moment,
-        }
-        for kind, value, reason in good
-    ]
-    spec = {"podCIDR": config.pod_cidr, "podCIDRs": [config.pod_cidr]} if config.pod_cidr else {}
-    info = {
-        "machineID": "", "systemUUID": "", "bootID": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "kernelVersion": platform.release(),
-        "osImage": _os_image(), "containerRuntimeVersion": f"glassnet://{__version__}", "kubeletVersion": "v1.36.2+glassnet",
-        "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": arch,
-    }  # fmt: skip
-    status = {"capacity": resources, "allocatable": resources, "conditions": conditions, "addresses": addresses, "nodeInfo": info,
-              "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}  # fmt: skip
-    return {"metadata": {"name": config.name, "labels": labels}, "spec": spec, "status": status}
-
-
-def _memory() -> str:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return line.split()[1] + "Ki"
-    return "0"
-
-
-def _os_image() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-    except OSError:
-        return "Linux"

@@ -1,11 +1,14 @@
-"""A pod's status from the states of its containers, pure. Source: Kubernetes documentation, "Pod Lifecycle"."""
+"""A pod's status from the states of its containers, pure.
+
+Source: Kubernetes documentation, "Pod Lifecycle" and "Init Containers"; condition reasons and messages as its kubelet writes them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from glassnet.kube.types import Container, Pod
 
@@ -22,6 +25,7 @@ class ContainerState:
     ready: bool = False
     started: bool = False
     restarts: int = 0
+    crashes: int = 0  # ends since the last long run: what the back-off goes by
     id: str = ""
     state: dict[str, Any] = field(default_factory=lambda: {"waiting": {"reason": "ContainerCreating"}})
     last: dict[str, Any] = field(default_factory=dict)
@@ -37,6 +41,13 @@ class ContainerState:
         return None if ended is None else int(ended["exitCode"])
 
 
+class Ended(NamedTuple):
+    """Why a pod as a whole has failed, whatever its containers say."""
+
+    reason: str
+    message: str
+
+
 def compute(
     pod: Pod,
     states: Mapping[str, ContainerState],
@@ -45,42 +56,17 @@ def compute(
     start: datetime,
     now: datetime,
     sandbox_ready: bool,
+    failure: Ended | None = None,
 ) -> dict[str, Any]:
     """The status to be shown; conditions keep their transition times while they say the same."""
-    spec = pod.spec
-    inits = [(c, states[c.name]) for c in spec.init_containers if c.name in states]
-    mains = [(c, states[c.name]) for c in spec.containers if c.name in states]
-    initialized = all(_init_done(c, s) for c, s in inits) and len(inits) == len(spec.init_containers)
-    phase = _phase(pod, inits, mains, initialized)
-    unready = [c.name for c, s in mains if not s.ready]
-    done = phase in ("Succeeded", "Failed")
-    ready = initialized and not unready and not done and bool(mains)
-    ended = (
-        {"reason": "PodCompleted"} if phase == "Succeeded" else {"reason": "PodFailed"} if phase == "Failed" else None
-    )
-    waiting = ended or {
-        "reason": "ContainersNotReady",
-        "message": f"containers with unready status: [{' '.join(unready)}]",
-    }
-    incomplete = [c.name for c, s in inits if not _init_done(c, s)]
-    wanted = [
-        ("PodReadyToStartContainers", sandbox_ready, {}),
-        (
-            "Initialized",
-            initialized,
-            ended
-            if ended and not incomplete
-            else {
-                "reason": "ContainersNotInitialized",
-                "message": f"containers with incomplete status: [{' '.join(incomplete)}]",
-            },
-        ),
-        ("Ready", ready, waiting),
-        ("ContainersReady", ready, waiting),
-    ]
+    inits = [(c, states[c.name]) for c in pod.spec.init_containers if c.name in states]
+    mains = [(c, states[c.name]) for c in pod.spec.containers if c.name in states]
+    # once a container has run the init containers are behind it, even while a sidecar is being restarted
+    initialized = all(_init_done(c, s) for c, s in inits) or any(_ever_ran(s) for _, s in mains)
+    phase = "Failed" if failure else _phase(pod, inits, mains, initialized)
     status: dict[str, Any] = {
         "phase": phase,
-        "conditions": _conditions(pod, wanted, now),
+        "conditions": _conditions(pod, _wanted(pod, phase, inits, mains, initialized, sandbox_ready), now),
         "hostIP": host_ip,
         "hostIPs": [{"ip": host_ip}],
         "startTime": stamp(start),
@@ -90,7 +76,53 @@ def compute(
         status["initContainerStatuses"] = [_container_status(c, s) for c, s in inits]
     if pod_ip:
         status |= {"podIP": pod_ip, "podIPs": [{"ip": pod_ip}]}
+    if failure:
+        status |= {"reason": failure.reason, "message": failure.message}
     return status
+
+
+_Pairs = Sequence[tuple[Container, ContainerState]]
+_Wanted = tuple[str, bool, dict[str, str]]
+
+
+def _wanted(
+    pod: Pod, phase: str, inits: _Pairs, mains: _Pairs, initialized: bool, sandbox_ready: bool
+) -> list[_Wanted]:
+    """The kubelet's conditions: (type, holds, reason and message)."""
+    unready = [c.name for c, s in inits if c.restart_policy == "Always" and not s.ready]
+    unready += [c.name for c, s in mains if not s.ready]
+    incomplete = [] if initialized else [c.name for c, s in inits if not _init_done(c, s)]
+    done = {"Succeeded": {"reason": "PodCompleted"}, "Failed": {"reason": "PodFailed"}}.get(phase)
+    containers_ready = not unready and done is None
+    why = done or _because("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    gates = _closed_gates(pod)
+    ready_why = why if not containers_ready else _because("ReadinessGatesNotReady", ", ".join(gates))
+    not_initialized = _because(
+        "ContainersNotInitialized", f"containers with incomplete status: [{' '.join(incomplete)}]"
+    )
+    return [
+        ("PodReadyToStartContainers", sandbox_ready, {}),
+        ("Initialized", initialized, done if done and initialized else not_initialized),
+        ("Ready", containers_ready and not gates, ready_why),
+        ("ContainersReady", containers_ready, why),
+    ]
+
+
+def _because(reason: str, message: str) -> dict[str, str]:
+    return {"reason": reason, "message": message}
+
+
+def _closed_gates(pod: Pod) -> list[str]:
+    """What keeps a pod's readiness gates closed, in words."""
+    there = {c.type: c.status for c in pod.status.conditions}
+    out = []
+    for gate in pod.spec.readiness_gates:
+        name = gate.get("conditionType", "")
+        if name not in there:
+            out.append(f'corresponding condition of pod readiness gate "{name}" does not exist.')
+        elif there[name] != "True":
+            out.append(f'the status of pod readiness gate "{name}" is not "True", but {there[name]}')
+    return out
 
 
 def _init_done(container: Container, state: ContainerState) -> bool:
@@ -99,21 +131,17 @@ def _init_done(container: Container, state: ContainerState) -> bool:
     return state.exit_code == 0
 
 
-def _phase(
-    pod: Pod,
-    inits: Sequence[tuple[Container, ContainerState]],
-    mains: Sequence[tuple[Container, ContainerState]],
-    initialized: bool,
-) -> str:
+def _ever_ran(state: ContainerState) -> bool:
+    return state.running or state.exit_code is not None or bool(state.last)
+
+
+def _phase(pod: Pod, inits: _Pairs, mains: _Pairs, initialized: bool) -> str:
     policy = pod.spec.restart_policy
     if policy == "Never" and any(s.exit_code not in (None, 0) for c, s in inits if c.restart_policy != "Always"):
         return "Failed"
-    if not initialized or not mains:
+    if not initialized or not mains or not all(_ever_ran(s) for _, s in mains):
         return "Pending"
     codes = [s.exit_code for _, s in mains]
-    never_ran = [not s.running and s.exit_code is None and not s.last for _, s in mains]
-    if any(never_ran):
-        return "Pending"
     if policy != "Always" and all(code is not None for code in codes):
         if all(code == 0 for code in codes):
             return "Succeeded"
@@ -122,7 +150,7 @@ def _phase(
     return "Running"
 
 
-def _conditions(pod: Pod, wanted: Sequence[tuple[str, bool, dict[str, str]]], now: datetime) -> list[dict[str, Any]]:
+def _conditions(pod: Pod, wanted: Sequence[_Wanted], now: datetime) -> list[dict[str, Any]]:
     old = {c.type: c for c in pod.status.conditions}
     out: list[dict[str, Any]] = []
     for kind, good, why in wanted:
@@ -147,7 +175,7 @@ def _container_status(container: Container, state: ContainerState) -> dict[str, 
     shown = {
         "name": container.name,
         "image": container.image,
-        "imageID": "",
+        "imageID": container.image if state.id else "",
         "ready": state.ready,
         "started": state.started,
         "restartCount": state.restarts,
@@ -159,9 +187,14 @@ def _container_status(container: Container, state: ContainerState) -> dict[str, 
     return shown
 
 
-def crash_delay(restarts: int) -> int:
-    """Seconds before the next restart: none the first time, then 10 doubling to 300."""
-    return 0 if restarts == 0 else min(300, 10 * 2 ** (restarts - 1))
+def crash_delay(crashes: int) -> int:
+    """Seconds before the next start after so many ends: none after the first, then 10 doubling to 300."""
+    return 0 if crashes <= 1 else min(300, 10 * 2 ** min(crashes - 2, 5))
+
+
+def phase_at_end(states: Iterable[ContainerState]) -> str:
+    """The phase of a pod that has been stopped: Failed when a container says so or was never heard of."""
+    return "Succeeded" if all(state.exit_code in (0, None) for state in states) else "Failed"
 
 
 def terminated(code: int, reason: str, message: str, started: datetime, now: datetime, id: str) -> dict[str, Any]:

@@ -1,27 +1,37 @@
-"""One pod on one node: its sandbox and network, its containers one after the other or together, its end."""
+"""One pod on one node: its volumes, sandbox and network, its containers one after the other or together, its end."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from glassnet.agent import environment, pod_status, probes
+from glassnet.agent import environment, pod_status
 from glassnet.agent.cni import Attachment, CniAgent
-from glassnet.agent.pod_status import ContainerState, stamp, terminated
+from glassnet.agent.container_loop import REMIND, RETRY, ContainerLoop
+from glassnet.agent.pod_status import ContainerState, Ended
 from glassnet.agent.probes import EAGER
 from glassnet.kernel.api import NetNs
 from glassnet.kube import kinds
 from glassnet.kube.change import Delete, Patch, Record
-from glassnet.kube.runtime import ExitStatus, PodSandbox, RunningContainer
-from glassnet.kube.types import Container, Pod, Probe
+from glassnet.kube.runtime import PodSandbox
+from glassnet.kube.types import Container, Pod
 from glassnet.net.errors import ApiError, GlassnetError
 
 log = logging.getLogger(__name__)
-LONG_RUN = 600.0  # seconds after which a container's crashes are forgotten
+DEADLINE = Ended("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+LAST_WORDS = 1.0  # seconds a stopped container's loop has to take note of its end
+
+
+def _growing() -> Iterator[float]:
+    """Seconds to wait between tries of what has to work in the end."""
+    delay = 0.5
+    while True:
+        yield delay
+        delay = min(30.0, delay * 2)
 
 
 class Node(Protocol):
@@ -34,48 +44,115 @@ class Node(Protocol):
     def now(self) -> datetime: ...
     def current(self, pod: Pod) -> Pod: ...
     def files(self, pod: Pod, pod_ip: str) -> dict[str, str]: ...
-    def mounts(self, pod: Pod, container: Container, pod_ip: str) -> dict[str, str]: ...
     def env(self, pod: Pod, container: Container, pod_ip: str) -> dict[str, str]: ...
+    async def volumes(self, pod: Pod) -> dict[str, str]: ...
+    def discard_volumes(self, pod: Pod) -> None: ...
     def netns(self, sandbox: PodSandbox) -> NetNs: ...
     def stand_in(self, container: Container) -> str: ...
     async def sandbox(self, pod: Pod, files: Mapping[str, str]) -> PodSandbox: ...
     async def write(self, change: Any) -> None: ...
-    def ended(self, worker: PodWorker) -> None: ...
 
 
 class PodWorker:
-    """Runs one pod until it is deleted. `update` tells it of a newer version of the object."""
+    """Runs one pod until it is gone. `update` tells it of a newer version of the object. Implements `container_loop.Home`."""
 
     __slots__ = (
-        "_attachment", "_kick", "_node", "_pod", "_probes", "_running", "_sandbox", "_setup", "_start", "_states", "_status", "_stopping", "_tasks",
+        "_attachment", "_deadline", "_dirty", "_failure", "_loops", "_networking", "_node", "_places", "_pod", "_sandbox", "_setup", "_start",
+        "_status", "_stopping", "_tasks", "_way", "_writer",
     )  # fmt: skip
 
     def __init__(self, node: Node, pod: Pod) -> None:
         self._node, self._pod = node, pod
         self._sandbox: PodSandbox | None = None
         self._attachment: Attachment | None = None
-        self._states: dict[str, ContainerState] = {}
-        self._running: dict[str, RunningContainer] = {}
+        self._places: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._probes: dict[str, list[asyncio.Task[None]]] = {}
+        self._setup: asyncio.Task[None] | None = None
+        self._networking: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._dirty = False
         self._status: dict[str, Any] = {}
-        self._kick: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._start = node.now()
+        self._failure: Ended | None = None
         self._stopping: float | None = None
-        waiting = "PodInitializing" if pod.spec.init_containers else "ContainerCreating"
-        old = {s.name: s for s in (*pod.status.container_statuses, *pod.status.init_container_statuses)}
-        for container in (*pod.spec.init_containers, *pod.spec.containers):
+        self._way: Callable[[float], Coroutine[Any, Any, None]] | None = None
+        self._start = pod.status.start_time or node.now()
+        self._loops = self._make_loops()
+        if pod.metadata.deletion_timestamp is not None:
+            self.update(pod)
+        elif not pod.finished():
+            self._setup = self.spawn(self._bring_up())
+            self._set_deadline()
+
+    def _make_loops(self) -> dict[str, ContainerLoop]:
+        """One per container; an agent started anew goes on counting the restarts where the last one stopped."""
+        spec, status = self._pod.spec, self._pod.status
+        waiting = "PodInitializing" if spec.init_containers else "ContainerCreating"
+        old = {s.name: s for s in (*status.container_statuses, *status.init_container_statuses)}
+        loops = {}
+        for container in (*spec.init_containers, *spec.containers):
             state = ContainerState(state={"waiting": {"reason": waiting}})
             if (before := old.get(container.name)) and before.container_id:
                 state.restarts = before.restart_count + 1
-            self._states[container.name] = state
-        self._setup: asyncio.Task[None] | None = None
-        if pod.metadata.deletion_timestamp is None:
-            self._setup = self._go(self._bring_up())
-        else:
-            self.update(pod)
+            loops[container.name] = ContainerLoop(self, container.name, state)
+        return loops
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _set_deadline(self) -> None:
+        if self._pod.spec.active_deadline_seconds is not None:
+            active = (self._node.now() - self._start).total_seconds()
+            left = max(0.0, self._pod.spec.active_deadline_seconds - active)
+            self._deadline = asyncio.get_running_loop().call_later(left, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        if self._stopping is None:
+            self._failure = DEADLINE
+            self.spawn(self.event("Normal", DEADLINE.reason, DEADLINE.message))
+            self.spawn(self._finish(self.grace))
+
+    # -- what container loops ask
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping is not None
+
+    @property
+    def grace(self) -> float:
+        return float(self._pod.spec.termination_grace_period_seconds)
+
+    @property
+    def ip(self) -> str:
+        if self._pod.spec.host_network:
+            return self._node.address
+        return self._attachment.address if self._attachment else ""
+
+    @property
+    def restart_policy(self) -> str:
+        return self._pod.spec.restart_policy
+
+    @property
+    def full_name(self) -> str:
+        meta = self._pod.metadata
+        return f"{meta.name}_{meta.namespace}({meta.uid})"
+
+    def sandbox(self) -> PodSandbox:
+        if self._sandbox is None:
+            raise GlassnetError(f"pod {self._pod.metadata.namespace}/{self._pod.metadata.name}: its sandbox has gone")
+        return self._sandbox
+
+    def now(self) -> datetime:
+        return self._node.now()
+
+    def container(self, name: str) -> Container:
+        return next(c for c in (*self._pod.spec.containers, *self._pod.spec.init_containers) if c.name == name)
+
+    def settings(self, container: Container) -> tuple[dict[str, str], dict[str, str]]:
+        env = self._node.env(self._pod, container, self.ip)
+        return env, environment.mounts(container, self._places)
+
+    def stand_in(self, container: Container) -> str:
+        return self._node.stand_in(container)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -86,313 +163,264 @@ class PodWorker:
         if not task.cancelled() and (error := task.exception()):
             log.error("pod %s/%s", self._pod.metadata.namespace, self._pod.metadata.name, exc_info=error)
 
+    # -- what the kubelet tells
+
     def update(self, pod: Pod) -> None:
-        """Take note of a newer version of the pod; a deletion starts its end, a shorter grace hastens it."""
-        self._pod = pod
-        if pod.metadata.deletion_timestamp is None:
-            return
-        grace = float(pod.metadata.deletion_grace_period_seconds or 0)
+        """Take note of a newer version of the pod; a deletion starts its end, a shorter grace hastens it, a new image a restart."""
+        before, self._pod = self._pod, pod
+        if pod.metadata.deletion_timestamp is not None:
+            self._end(float(pod.metadata.deletion_grace_period_seconds or 0), self._take_down)
+        elif self._stopping is None:
+            images = {c.name: c.image for c in (*before.spec.init_containers, *before.spec.containers)}
+            for container in (*pod.spec.init_containers, *pod.spec.containers):
+                if images.get(container.name, container.image) != container.image:
+                    self._loops[container.name].redefine()
+
+    def vanished(self) -> None:
+        """The object is gone from the API, as after a forced deletion: nothing is left to report to."""
+        self._end(0.0, self._clean_up)
+
+    def _end(self, grace: float, way: Callable[[float], Coroutine[Any, Any, None]]) -> None:
+        if self._way is None:
+            self._way = way
         if self._stopping is None:
             self._stopping = grace
-            self._go(self._take_down(grace))
+            self.spawn(self._way(grace))
         elif grace < self._stopping:
             self._stopping = grace
-            for name in list(self._running):
-                self._go(self._stop(name, grace))
+            for loop in self._loops.values():
+                self.spawn(loop.stop(grace))
+
+    async def close(self) -> None:
+        """The agent itself ends: take the pod's parts down, leave its object alone."""
+        self._stopping = 0.0
+        await self._clean_up(0.0)
 
     # -- coming up
 
     async def _bring_up(self) -> None:
-        delay = 0.5
-        while True:
-            try:
-                await self._network()
-                break
-            except GlassnetError as error:
-                await self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
-                await self._drop_sandbox()
-                await asyncio.sleep(delay)
-                delay = min(30.0, delay * 2)
+        await self._lay_out()
+        await self._connect()
         for container in self._pod.spec.init_containers:
             if not await self._initialize(container):
+                await self._finish(self.grace)
                 return
         for container in self._pod.spec.containers:
-            self._states[container.name].state = {"waiting": {"reason": "ContainerCreating"}}
-            self._go(self._keep_running(container))
-        self._show()
+            loop = self._loops[container.name]
+            loop.task = self.spawn(self._run(loop))
+        self.show()
+
+    async def _lay_out(self) -> None:
+        """The volumes come first: without them a pod gets neither sandbox nor address."""
+        complaint, since = "", 0.0
+        while True:
+            try:
+                self._places = await self._node.volumes(self._pod)
+                return
+            except environment.MissingReference as error:
+                time = asyncio.get_running_loop().time()
+                if str(error) != complaint or time - since >= REMIND:
+                    complaint, since = str(error), time
+                    self.show()
+                    await self.event("Warning", "FailedMount", complaint)
+                await asyncio.sleep(RETRY)
+
+    async def _connect(self) -> None:
+        for delay in _growing():
+            try:
+                self._networking = asyncio.create_task(self._network())
+                # a pod deleted now must not lose half a sandbox: its end waits for this instead of cancelling it
+                await asyncio.shield(self._networking)
+                return
+            except (GlassnetError, OSError) as error:
+                self.show()
+                await self.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+                await self._drop_sandbox()
+                await self._lay_out()
+                await asyncio.sleep(delay)
 
     async def _network(self) -> None:
         files: dict[str, str] = {}
         self._sandbox = await self._node.sandbox(self._pod, files)
         if not self._pod.spec.host_network:
             self._attachment = await self._node.cni.add(self._node.netns(self._sandbox), self._container_id())
-        files.update(self._node.files(self._pod, self._ip))
-        self._show()
+        files.update(self._node.files(self._pod, self.ip))
+        self.show()
 
     def _container_id(self) -> str:
         """CNI's name for the sandbox: 64 hex digits, as runtimes have them."""
         return self._pod.metadata.uid.replace("-", "") * 2
 
-    @property
-    def _ip(self) -> str:
-        if self._pod.spec.host_network:
-            return self._node.address
-        return self._attachment.address if self._attachment else ""
-
     async def _initialize(self, container: Container) -> bool:
         """Run an init container to its end; a sidecar until it has started. False when the pod failed with it."""
+        loop = self._loops[container.name]
         if container.restart_policy == "Always":
-            self._go(self._keep_running(container))
+            loop.task = self.spawn(loop.keep_running())
             for delay in itertools.chain(EAGER, itertools.repeat(0.2)):
-                if self._states[container.name].started:
+                if loop.state.started:
                     break
                 await asyncio.sleep(delay)
             return True
         while True:
-            status = await self._run_once(container)
+            status = await loop.run_once()
             if status.code == 0:
+                loop.state.ready = True
+                self.show()
                 return True
-            if self._pod.spec.restart_policy == "Never":
-                self._show()
+            if self.restart_policy == "Never":
                 return False
-            await self._back_off(container, status)
+            await loop.back_off()
 
-    # -- one container
-
-    async def _keep_running(self, container: Container) -> None:
-        policy = container.restart_policy or self._pod.spec.restart_policy
-        while True:
-            status = await self._run_once(container)
-            if self._stopping is not None or policy == "Never" or (policy == "OnFailure" and status.code == 0):
-                return
-            await self._back_off(container, status)
-
-    async def _back_off(self, container: Container, status: ExitStatus) -> None:
-        state = self._states[container.name]
-        delay = pod_status.crash_delay(state.restarts)
-        state.last = state.state if "terminated" in state.state else state.last
-        if delay:
-            meta = self._pod.metadata
-            text = f"back-off {_duration(delay)} restarting failed container={container.name} pod={meta.name}_{meta.namespace}({meta.uid})"
-            state.state = {"waiting": {"reason": "CrashLoopBackOff", "message": text}}
-            self._show()
-            await self._event(
-                "Warning",
-                "BackOff",
-                f"Back-off restarting failed container {container.name} in pod {meta.name}_{meta.namespace}({meta.uid})",
-                container,
-            )
-            await asyncio.sleep(delay)
-        state.restarts += 1
-
-    async def _run_once(self, container: Container) -> ExitStatus:
-        """Start a container and wait for its end."""
-        state = self._states[container.name]
-        running = await self._start_container(container)
-        if isinstance(running, ExitStatus):
-            return running
-        self._running[container.name] = running
-        state.id, state.state = running.id, {"running": {"startedAt": stamp(running.started_at)}}
-        state.started = container.startup_probe is None
-        state.ready = state.started and container.readiness_probe is None
-        self._start_probes(container)
-        self._show()
-        if container.lifecycle and container.lifecycle.post_start and self._sandbox:
-            await probes.attempt(self._sandbox, container, container.lifecycle.post_start, self._ip, 30)
-        status = await running.wait()
-        self._stop_probes(container.name)
-        self._running.pop(container.name, None)
-        ran = (self._node.now() - running.started_at).total_seconds()
-        if ran > LONG_RUN:
-            state.restarts = min(state.restarts, 1)
-        state.ready = state.started = False
-        state.state = terminated(
-            status.code, status.reason, status.message, running.started_at, self._node.now(), running.id
-        )
-        self._show()
-        return status
-
-    async def _start_container(self, container: Container) -> RunningContainer | ExitStatus:
-        """Start it; what keeps it from starting becomes its state."""
-        state = self._states[container.name]
-        while True:
-            try:
-                env = self._node.env(self._pod, container, self._ip)
-                mounts = self._node.mounts(self._pod, container, self._ip)
-                break
-            except environment.MissingReference as error:
-                state.state = {"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}}
-                self._show()
-                await self._event("Warning", "Failed", f"Error: {error}", container)
-                await asyncio.sleep(2)
-        assert self._sandbox is not None
-        if text := self._node.stand_in(container):
-            await self._event("Normal", "StandIn", text, container)
-        else:
-            await self._event(
-                "Normal", "Pulled", f'Container image "{container.image}" already present on machine', container
-            )
-        try:
-            running = await self._sandbox.start(container, env, mounts, state.restarts)
-        except GlassnetError as error:
-            reason, code = getattr(error, "reason", "StartError"), int(getattr(error, "code", 128))
-            now = self._node.now()
-            state.state = terminated(code, reason, str(error), now, now, "")
-            self._show()
-            await self._event("Warning", "Failed", f"Error: {error}", container)
-            return ExitStatus(code, reason, str(error))
-        await self._event("Normal", "Created", f"Created container: {container.name}", container)
-        await self._event("Normal", "Started", f"Started container {container.name}", container)
-        return running
-
-    # -- probes
-
-    def _start_probes(self, container: Container) -> None:
-        name = container.name
-        if container.startup_probe and not self._states[name].started:
-            self._watch(container, container.startup_probe, lambda good, text: self._on_startup(container, good, text))
-            return
-        if container.readiness_probe:
-            self._watch(
-                container, container.readiness_probe, lambda good, text: self._on_readiness(container, good, text)
-            )
-        if container.liveness_probe:
-            self._watch(
-                container,
-                container.liveness_probe,
-                lambda good, text: self._on_liveness(container, "Liveness", good, text),
-            )
-
-    def _watch(self, container: Container, probe: Probe, tell: Callable[[bool, str], None]) -> None:
-        assert self._sandbox is not None
-        self._probes.setdefault(container.name, []).append(
-            self._go(probes.watch(self._sandbox, container, probe, self._ip, tell))
-        )
-
-    def _stop_probes(self, name: str) -> None:
-        for task in self._probes.pop(name, ()):
-            task.cancel()
-
-    def _on_startup(self, container: Container, good: bool, text: str) -> None:
-        if not good:
-            self._on_liveness(container, "Startup", good, text)
-            return
-        state = self._states[container.name]
-        if not state.started:
-            state.started, state.ready = True, container.readiness_probe is None
-            self._stop_probes(container.name)
-            self._start_probes(container)
-            self._show()
-
-    def _on_readiness(self, container: Container, good: bool, text: str) -> None:
-        state = self._states[container.name]
-        if state.ready != good:
-            state.ready = good
-            self._show()
-        if not good:
-            self._go(self._event("Warning", "Unhealthy", f"Readiness probe failed: {text}", container))
-
-    def _on_liveness(self, container: Container, kind: str, good: bool, text: str) -> None:
-        if good or container.name not in self._running or self._stopping is not None:
-            return
-        self._stop_probes(container.name)
-        self._go(self._restart(container, kind, text))
-
-    async def _restart(self, container: Container, kind: str, text: str) -> None:
-        await self._event("Warning", "Unhealthy", f"{kind} probe failed: {text}", container)
-        await self._event(
-            "Normal", "Killing", f"Container {container.name} failed {kind.lower()} probe, will be restarted", container
-        )
-        await self._stop(container.name, self._pod.spec.termination_grace_period_seconds)
+    async def _run(self, loop: ContainerLoop) -> None:
+        """A container's life; with that of the last one the pod's is over."""
+        await loop.keep_running()
+        others = [self._loops[c.name].task for c in self._pod.spec.containers if c.name != loop.name]
+        if self._stopping is None and all(task is None or task.done() for task in others):
+            self.spawn(self._finish(self.grace))
 
     # -- going down
 
-    async def _stop(self, name: str, grace: float) -> None:
-        container = next(
-            (c for c in (*self._pod.spec.containers, *self._pod.spec.init_containers) if c.name == name), None
-        )
-        running = self._running.get(name)
-        if running is None or container is None:
+    async def _finish(self, grace: float) -> None:
+        """The pod has run its course: stop what is left, give its address back; its object stays, with its last address."""
+        if self._stopping is not None:
             return
-        if container.lifecycle and container.lifecycle.pre_stop and grace and self._sandbox:
-            begun = asyncio.get_running_loop().time()
-            await probes.attempt(self._sandbox, container, container.lifecycle.pre_stop, self._ip, grace)
-            grace = max(2.0, grace - (asyncio.get_running_loop().time() - begun))
-        await running.stop(grace)
+        self._stopping = grace
+        await self._stop_containers(grace)
+        await self._clean_up(grace)
+        if self._way is not None:  # deleted meanwhile
+            await self._way(0.0)
+            return
+        self._stopping = None  # a deletion will still have its own part to do
+        self.show()
 
     async def _take_down(self, grace: float) -> None:
-        if self._setup and not self._setup.done():
+        await self._stop_containers(grace)
+        await self._clean_up(grace)
+        if self._writer is not None:
+            self._writer.cancel()
+        if self._setup is not None:
+            await self._write_status(final=True)
+        meta = self._pod.metadata
+        for delay in _growing():
+            if await self._write(Delete(kinds.POD, meta.namespace, meta.name, meta.uid, grace=0)):
+                return
+            await asyncio.sleep(delay)
+
+    async def _settle_setup(self) -> None:
+        """Nothing new is started from here on; a sandbox that is being made is finished first."""
+        mine = asyncio.current_task()
+        if self._setup is not None and self._setup is not mine and not self._setup.done():
             self._setup.cancel()
             await asyncio.wait([self._setup])
-        names = list(self._running)
-        for name in names:
-            container = next((c for c in self._pod.spec.containers if c.name == name), None)
-            await self._event("Normal", "Killing", f"Stopping container {name}", container)
-        await asyncio.gather(*(self._stop(name, grace) for name in names))
-        await asyncio.sleep(0)
+        if self._networking is not None and not self._networking.done():
+            await asyncio.wait([self._networking])
+        if self._networking is not None and not self._networking.cancelled():
+            self._networking.exception()  # taken note of: the pod's end takes down what it left
+
+    async def _stop_containers(self, grace: float) -> None:
+        """All at once, sidecars after the others and in reverse order (KEP-753)."""
+        await self._settle_setup()
+        sidecars = [c.name for c in self._pod.spec.init_containers if c.restart_policy == "Always"]
+        await asyncio.gather(*(self._stop(loop, grace) for loop in self._loops.values() if loop.name not in sidecars))
+        for name in reversed(sidecars):
+            await self._stop(self._loops[name], grace)
+
+    async def _stop(self, loop: ContainerLoop, grace: float) -> None:
+        if loop.running is None:
+            if loop.task is not None:
+                loop.task.cancel()
+            return
+        grace = min(grace, self._stopping if self._stopping is not None else grace)
+        await loop.kill(f"Stopping container {loop.name}", grace)
+        if loop.task is not None:
+            await asyncio.wait([loop.task], timeout=LAST_WORDS)
+
+    async def _clean_up(self, grace: float) -> None:
+        """Everything of the pod's on the node goes; what refuses is tried again until it does."""
+        await self._settle_setup()
+        if self._deadline is not None:
+            self._deadline.cancel()
         mine = asyncio.current_task()
-        for task in [t for t in self._tasks if t is not mine]:
+        for task in [t for t in self._tasks if t is not mine and t is not self._writer]:
             task.cancel()
         await self._drop_sandbox()
-        if self._kick:
-            self._kick.cancel()
-        await self._write_status(final=True)
-        meta = self._pod.metadata
-        await self._write(Delete(kinds.POD, meta.namespace, meta.name, meta.uid, grace=0))
-        self._node.ended(self)
 
     async def _drop_sandbox(self) -> None:
-        if self._attachment:
-            attachment, self._attachment = self._attachment, None
-            await self._node.cni.delete(attachment.network, self._container_id(), attachment.host_name)
-        if self._sandbox:
-            sandbox, self._sandbox = self._sandbox, None
-            await sandbox.remove()
+        """Give back address, namespaces and volumes; what refuses is tried again until it does."""
+        for delay in _growing():
+            try:
+                if self._attachment:
+                    network, host_name = self._attachment.network, self._attachment.host_name
+                    await self._node.cni.delete(network, self._container_id(), host_name)
+                    self._attachment = None
+                if self._sandbox:
+                    await self._sandbox.remove()
+                    self._sandbox = None
+                self._node.discard_volumes(self._pod)
+                return
+            except (GlassnetError, OSError) as error:
+                await self.event("Warning", "FailedKillPod", f"error killing pod: {error}")
+                await asyncio.sleep(delay)
 
     # -- telling
 
-    def _show(self) -> None:
+    def show(self) -> None:
         """Have the status written soon; changes that come together are written together."""
-        if self._kick is None:
-            self._kick = asyncio.get_running_loop().call_soon(lambda: self._go(self._write_status()))
+        self._dirty = True
+        if self._writer is None:
+            self._writer = self.spawn(self._write_statuses())
 
-    async def _write_status(self, final: bool = False) -> None:
-        self._kick = None
+    async def _write_statuses(self) -> None:
+        try:
+            while self._dirty:
+                self._dirty = False
+                if not await self._write_status():
+                    self._dirty = True
+                    await asyncio.sleep(RETRY)
+        finally:
+            self._writer = None
+
+    async def _write_status(self, final: bool = False) -> bool:
+        """Write what has changed; False when the API could not take it."""
         pod = self._node.current(self._pod)
+        states = {name: loop.state for name, loop in self._loops.items()}
         status = pod_status.compute(
             pod,
-            self._states,
-            self._ip or pod.status.pod_ip,
+            states,
+            self.ip or pod.status.pod_ip,
             self._node.address,
             self._start,
             self._node.now(),
             self._sandbox is not None,
+            self._failure,
         )
         if final and status["phase"] == "Running":
-            good = all(s.exit_code in (0, None) for s in self._states.values())
-            status["phase"] = "Succeeded" if good else "Failed"
-        if status == self._status:
-            return
+            status["phase"] = pod_status.phase_at_end(states.values())
         changed = {name: value for name, value in status.items() if self._status.get(name) != value}
-        self._status = status
-        await self._write(Patch(kinds.POD, pod.metadata.namespace, pod.metadata.name, {"status": changed}, "status"))
+        if not changed:
+            return True
+        meta = pod.metadata
+        if await self._write(Patch(kinds.POD, meta.namespace, meta.name, {"status": changed}, "status")):
+            self._status = status
+            return True
+        return False
 
-    async def _event(self, type: str, reason: str, message: str, container: Container | None = None) -> None:
+    async def event(self, type: str, reason: str, message: str, container: str = "") -> None:
+        """Record an Event about the pod, or a container of it."""
         meta = self._pod.metadata
         about = {"kind": "Pod", "apiVersion": "v1", "namespace": meta.namespace, "name": meta.name, "uid": meta.uid}
-        if container is not None:
-            about["fieldPath"] = f"spec.containers{{{container.name}}}"
+        if container:
+            inits = any(c.name == container for c in self._pod.spec.init_containers)
+            about["fieldPath"] = f"spec.{'initContainers' if inits else 'containers'}{{{container}}}"
         await self._write(Record(about, type, reason, message, f"kubelet, {self._node.name}"))
 
-    async def _write(self, change: Any) -> None:
+    async def _write(self, change: Any) -> bool:
+        """True when the API took it, or never will as the object is gone."""
         try:
             await self._node.write(change)
         except ApiError as error:
-            if error.status not in (404, 409):
-                log.warning("pod %s/%s: %s", self._pod.metadata.namespace, self._pod.metadata.name, error)
-
-
-def _duration(seconds: int) -> str:
-    """10s, 1m20s, as Go prints durations."""
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+            if error.status in (404, 409):
+                return True
+            log.warning("pod %s/%s: %s", self._pod.metadata.namespace, self._pod.metadata.name, error)
+            return False
+        return True
