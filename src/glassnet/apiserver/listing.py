@@ -133,8 +133,8 @@ def watch_options(query: Mapping[str, str], namespace: str, store: Store) -> Wat
             "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
         )
     revision = number(query, "resourceVersion")
-    if initial and revision and revision > store.revision:
-        raise _too_new(revision, store)
+    if initial:
+        reached(store, revision)
     return WatchOptions(
         namespace=namespace,
         name=_name_only(query.get("fieldSelector", "")),
@@ -143,6 +143,12 @@ def watch_options(query: Mapping[str, str], namespace: str, store: Store) -> Wat
         initial_events=initial,
         timeout=float(number(query, "timeoutSeconds") or 1800),
     )
+
+
+def reached(store: Store, revision: int | None) -> None:
+    """Raises ApiError 504 when a client asks for a state that is yet to come."""
+    if revision and revision > store.revision:
+        raise _too_new(revision, store)
 
 
 def number(query: Mapping[str, str], name: str) -> int | None:
@@ -172,8 +178,7 @@ def _revision(store: Store, options: ListOptions, token: _Token | None) -> int:
     if token:
         return token.rv or store.revision
     wanted = options.revision or 0
-    if wanted > store.revision:
-        raise _too_new(wanted, store)
+    reached(store, wanted)
     return wanted if options.match == EXACT else store.revision
 
 

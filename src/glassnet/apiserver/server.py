@@ -203,8 +203,8 @@ class ApiServer:
     ) -> Obj:
         if not request.manager:
             raise ApiError(
-                400,
-                "BadRequest",
+                422,
+                "Invalid",
                 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
             )
         config = self._accept(kind, namespace, patch, request)
@@ -226,18 +226,7 @@ class ApiServer:
         self, kind: Kind, key: Key, new: Obj, old: Obj, request: Request, subresource: str, operation: str
     ) -> Obj:
         before, metadata = old["metadata"], new["metadata"]
-        if metadata.get("resourceVersion") and metadata["resourceVersion"] != before["resourceVersion"]:
-            raise conflict(
-                kind,
-                key.name,
-                "the object has been modified; please apply your changes to the latest version and try again",
-            )
-        if metadata.get("uid") and metadata["uid"] != before["uid"]:
-            raise conflict(
-                kind,
-                key.name,
-                f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {before['uid']}",
-            )
+        check_unchanged(kind, key.name, metadata, before)
         if kind.namespaced:
             metadata["namespace"] = key.namespace
         schema.prepare_update(kind, new, old, subresource)
@@ -358,7 +347,7 @@ class ApiServer:
             )
         obj = copy.deepcopy(dict(body))
         if request.validation != "Ignore" or request.manager:
-            unknown = schema.unknown_fields(self.schema, kind, obj)
+            unknown = [*request.duplicates, *schema.unknown_fields(self.schema, kind, obj)]
             if unknown and request.validation == "Strict":
                 raise schema.bad_request(
                     f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: strict decoding error: {", ".join(unknown)}'
@@ -417,6 +406,20 @@ def not_found(kind: Kind, name: str) -> ApiError:
 def exists(kind: Kind, name: str) -> ApiError:
     """The 409 answer to a create of what is there."""
     return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
+
+
+def check_unchanged(kind: Kind, name: str, sent: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raises ApiError 409 when the metadata a client sent is of another version than the stored one, or of another object."""
+    if sent.get("resourceVersion") and sent["resourceVersion"] != stored["resourceVersion"]:
+        raise conflict(
+            kind, name, "the object has been modified; please apply your changes to the latest version and try again"
+        )
+    if sent.get("uid") and sent["uid"] != stored["uid"]:
+        raise conflict(
+            kind,
+            name,
+            f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: {stored['uid']}",
+        )
 
 
 def _check_preconditions(kind: Kind, name: str, metadata: Obj, options: DeleteOptions) -> None:
