@@ -235,10 +235,8 @@ class ControlPlane:
         found: dict[Key, None] = {}
         for pod in pods:
             if pod is not None:
-                for service in self._view.all(kinds.SERVICE, pod.metadata.namespace):
-                    wanted = service.spec.selector
-                    if wanted and wanted.items() <= pod.metadata.labels.items():
-                        found[key_of(service)] = None
+                for service in self._view.services_selecting(pod.metadata.namespace, pod.metadata.labels):
+                    found[key_of(service)] = None
         return found
 
     def _offer(self, pod: Pod) -> None:

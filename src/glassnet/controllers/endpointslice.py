@@ -42,12 +42,8 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
 def selected_pods(view: View, service: Service) -> list[Pod]:
     """Pods behind a Service that have an address and are not finished, by name."""
     selector = selectors.of(service.spec.selector)
-    found = [
-        pod
-        for pod in view.all(kinds.POD, service.metadata.namespace)
-        if pod.status.pod_ip and not pod.finished() and selectors.matches(selector, pod.metadata.labels)
-    ]
-    return sorted(found, key=lambda pod: pod.metadata.name)
+    found = view.pods_matching(service.metadata.namespace, selector)
+    return sorted((pod for pod in found if pod.status.pod_ip and not pod.finished()), key=lambda pod: pod.metadata.name)
 
 
 def target_port(port: ServicePortSpec, pod: Pod) -> int:

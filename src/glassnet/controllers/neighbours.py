@@ -118,8 +118,8 @@ def _matches(term: dict[str, Any], owner: Pod, pod: Pod) -> bool:
 
 def _selected(view: View, term: dict[str, Any], owner: Pod) -> Iterable[Pod]:
     for namespace in term.get("namespaces") or [owner.metadata.namespace]:
-        for other in view.all(kinds.POD, namespace):
-            if other.spec.node_name and not other.finished() and _matches(term, owner, other):
+        for other in view.pods_matching(namespace, placement.label_selector(term.get("labelSelector"))):
+            if other.spec.node_name and not other.finished():
                 yield other
 
 
@@ -139,15 +139,13 @@ def _spread(view: View, pod: Pod, constraint: TopologySpread) -> Counter[str]:
     """Pods that a constraint counts, by domain; every domain of an eligible node is there."""
     selector = selectors.of(constraint.label_selector) if constraint.label_selector else ()
     counts: Counter[str] = Counter()
+    domains: dict[str, str] = {}
     for node in view.nodes.values():
         domain = node.metadata.labels.get(constraint.topology_key)
-        if domain is None or not placement.selected(pod, node):
-            continue
-        counts[domain] += sum(
-            other.metadata.namespace == pod.metadata.namespace
-            and other.metadata.deletion_timestamp is None
-            and not other.finished()
-            and selectors.matches(selector, other.metadata.labels)
-            for other in view.pods_on(node.metadata.name)
-        )
+        if domain is not None and placement.selected(pod, node):
+            domains[node.metadata.name] = domain
+            counts[domain] += 0
+    for other in view.pods_matching(pod.metadata.namespace, selector):
+        if (domain := domains.get(other.spec.node_name)) is not None and not other.finished():
+            counts[domain] += other.metadata.deletion_timestamp is None
     return counts

@@ -105,12 +105,8 @@ def claim(view: View, kind: Kind, meta: Meta, selector: selectors.Selector) -> t
                 Patch(kinds.POD, meta.namespace, pod.metadata.name, {"metadata": {"ownerReferences": others or None}})
             )
     if meta.deletion_timestamp is None and selector:
-        for pod in view.all(kinds.POD, meta.namespace):
-            if (
-                pod.metadata.controller() is None
-                and pod.metadata.deletion_timestamp is None
-                and selectors.matches(selector, pod.metadata.labels)
-            ):
+        for pod in view.pods_matching(meta.namespace, selector):
+            if pod.metadata.controller() is None and pod.metadata.deletion_timestamp is None:
                 references = [*(_as_dict(ref) for ref in pod.metadata.owner_references), owner_reference(kind, meta)]
                 changes.append(
                     Patch(

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
+from glassnet.kube.selectors import Selector, matches
 from glassnet.kube.types import (
     Data,
     Endpoints,
@@ -57,7 +58,9 @@ class View:
         self._objects: dict[Kind, dict[Key, Any]] = {kind: {} for kind in kinds.ALL}
         self._by_namespace: dict[tuple[Kind, str], dict[Key, Any]] = {}
         self._pods_by_node: dict[str, dict[Key, Pod]] = {}
-        self._pods_apart: dict[Key, Pod] = {}
+        self._pods_apart: dict[str, dict[Key, Pod]] = {}
+        self._pods_by_label: dict[tuple[str, str, str], dict[Key, Pod]] = {}
+        self._services_by_label: dict[tuple[str, str, str], dict[Key, Service]] = {}
         self._slices_by_service: dict[Key, dict[Key, EndpointSlice]] = {}
         self._by_owner: dict[str, dict[tuple[Kind, Key], Any]] = {}
         self._listeners: list[Callable[[Event], None]] = []
@@ -82,9 +85,6 @@ class View:
             return
         if old is not None:
             self._unindex(kind, key, old)
-            for owner in old.metadata.owner_references:
-                if not self._by_owner.get(owner.uid, True):
-                    del self._by_owner[owner.uid]
         if deleted:
             del objects[key]
             event = Event("DELETED", kind, key, old, None)
@@ -96,24 +96,37 @@ class View:
             listener(event)
 
     def _index(self, kind: Kind, key: Key, obj: Any) -> None:
-        for index, entry in self._places(kind, key, obj):
-            index[entry] = obj
+        for index, name, entry in self._places(kind, key, obj):
+            index.setdefault(name, {})[entry] = obj
 
     def _unindex(self, kind: Kind, key: Key, obj: Any) -> None:
-        for index, entry in self._places(kind, key, obj):
-            index.pop(entry, None)
+        for index, name, entry in self._places(kind, key, obj):
+            bucket = index.get(name)
+            if bucket is not None:
+                bucket.pop(entry, None)
+                if not bucket:
+                    del index[name]
 
-    def _places(self, kind: Kind, key: Key, obj: Any) -> Iterator[tuple[dict[Any, Any], Any]]:
+    def _places(self, kind: Kind, key: Key, obj: Any) -> Iterator[tuple[dict[Any, dict[Any, Any]], Any, Any]]:
+        """Where an object is found: (index, name of the bucket in it, entry in the bucket)."""
         if kind.namespaced:
-            yield self._by_namespace.setdefault((kind, key.namespace), {}), key
-        if kind is kinds.POD and obj.spec.node_name:
-            yield self._pods_by_node.setdefault(obj.spec.node_name, {}), key
-        if kind is kinds.POD and obj.spec.affinity and obj.spec.affinity.get("podAntiAffinity"):
-            yield self._pods_apart, key
-        if kind is kinds.ENDPOINT_SLICE and (service := obj.metadata.labels.get(SERVICE_NAME_LABEL)):
-            yield self._slices_by_service.setdefault(Key(key.namespace, service), {}), key
+            yield self._by_namespace, (kind, key.namespace), key
         for owner in obj.metadata.owner_references:
-            yield self._by_owner.setdefault(owner.uid, {}), (kind, key)
+            yield self._by_owner, owner.uid, (kind, key)
+        if kind is kinds.POD:
+            yield from self._places_of_pod(key, obj)
+        elif kind is kinds.SERVICE and obj.spec.selector:
+            yield self._services_by_label, (key.namespace, *min(obj.spec.selector.items())), key
+        elif kind is kinds.ENDPOINT_SLICE and (service := obj.metadata.labels.get(SERVICE_NAME_LABEL)):
+            yield self._slices_by_service, Key(key.namespace, service), key
+
+    def _places_of_pod(self, key: Key, pod: Pod) -> Iterator[tuple[dict[Any, dict[Any, Any]], Any, Any]]:
+        for label, value in pod.metadata.labels.items():
+            yield self._pods_by_label, (key.namespace, label, value), key
+        if pod.spec.node_name:
+            yield self._pods_by_node, pod.spec.node_name, key
+        if pod.spec.affinity and pod.spec.affinity.get("podAntiAffinity"):
+            yield self._pods_apart, "", key
 
     # -- reading
 
@@ -149,7 +162,29 @@ class View:
 
     def pods_apart(self) -> Iterable[Pod]:
         """Pods that have a word to say about their neighbours: those with podAntiAffinity."""
-        return self._pods_apart.values()
+        return self._pods_apart.get("", {}).values()
+
+    def pods_matching(self, namespace: str, selector: Selector) -> Iterator[Pod]:
+        """Pods of a namespace whose labels meet a selector; asks only those that have the rarest of its labels."""
+        exact = (
+            (namespace, r.key, next(iter(r.values))) for r in selector if r.operator == "In" and len(r.values) == 1
+        )
+        candidates: Iterable[Pod] | None = None
+        least = -1
+        for name in exact:
+            bucket = self._pods_by_label.get(name, {})
+            if candidates is None or len(bucket) < least:
+                candidates, least = bucket.values(), len(bucket)
+        for pod in self.all(kinds.POD, namespace) if candidates is None else candidates:
+            if matches(selector, pod.metadata.labels):
+                yield pod
+
+    def services_selecting(self, namespace: str, labels: dict[str, str]) -> Iterator[Service]:
+        """Services of a namespace whose selector a pod with these labels meets; those without a selector meet none."""
+        for label, value in labels.items():
+            for service in self._services_by_label.get((namespace, label, value), {}).values():
+                if service.spec.selector.items() <= labels.items():
+                    yield service
 
     def slices_of(self, service: Key) -> Iterable[EndpointSlice]:
         """EndpointSlices that carry the service's name label."""
