@@ -318,7 +318,10 @@ def test_an_exhausted_range_is_named_and_recovers(lab: Lab) -> None:
     conf = "/etc/cni/net.d/10-bridge.conf"
     lab.node("worker-2", "cp", conf, "/root/kept")
     lab.node(
-        "worker-2", "sh", "-c", f'sed -i \'s/"name": "bridge"/"name": "tiny"/; s/cnio0/cnio1/; s#10.200.2.0/24#10.200.2.0/30#\' {conf}'
+        "worker-2",
+        "sh",
+        "-c",
+        f'sed -i \'s/"name": "bridge"/"name": "tiny"/; s/cnio0/cnio1/; s#10.200.2.0/24#10.200.2.0/30#\' {conf}',
     )
     try:
         for name in ("fits", "too-many"):
