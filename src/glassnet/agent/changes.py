@@ -25,10 +25,7 @@ class Writer:
         """One change. Raises ApiError; what is gone already counts as deleted."""
         match change:
             case Create():
-                made = await self._api.create(change.kind, change.namespace, change.body)
-                if change.announce is not None:
-                    said = change.announce.message.replace("{name}", made["metadata"]["name"])
-                    await self.record(replace(change.announce, message=said))
+                await self._create(change)
             case Patch():
                 body = change.body
                 if change.resource_version:
@@ -53,6 +50,18 @@ class Writer:
                 await self._api.create(kinds.POD, change.namespace, body, "binding", change.name)
             case Record():
                 await self.record(change)
+
+    async def _create(self, change: Create) -> None:
+        try:
+            made = await self._api.create(change.kind, change.namespace, change.body)
+        except ApiError as error:
+            if change.announce is not None and error.status not in (404, 409):
+                said = f"Error creating: {error}"
+                await self.record(replace(change.announce, type="Warning", reason="FailedCreate", message=said))
+            raise
+        if change.announce is not None:
+            said = change.announce.message.replace("{name}", made["metadata"]["name"])
+            await self.record(replace(change.announce, message=said))
 
     async def record(self, change: Record) -> None:
         """Write an Event, or count one up that says the same of the same object."""

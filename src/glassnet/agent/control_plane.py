@@ -132,7 +132,9 @@ class ControlPlane:
         except ApiError as error:
             if error.status not in (404, 409):
                 log.warning("%s %s: %s", name, key, error)
-            if error.status != 404:
+            if error.status == 404:  # what it was about has gone; its going was an event of its own
+                self._queue.done(item)
+            else:
                 self._queue.failed(item)
         except Exception:
             log.exception("%s %s", name, key)
