@@ -78,12 +78,14 @@ class Watch:
             if self._options.initial_events and self._options.bookmarks:
                 yield "BOOKMARK", self._bookmark(end=True)
             due = self._next_bookmark(now(), end)
-            while now() < end and self._alive():
-                while self._queue:
+            while True:
+                for _ in range(len(self._queue)):
                     if shown := self._next():
                         yield shown
                 if self._overrun:
                     raise ApiError(410, "Expired", "the watch fell too far behind; list again")
+                if now() >= end or not self._alive():
+                    return
                 if now() >= due:
                     due = self._next_bookmark(now(), end)
                     if self._options.bookmarks:
@@ -141,6 +143,8 @@ class Watch:
         self._awake.set()
 
     def _next(self) -> tuple[str, bytes] | None:
+        if not self._queue:
+            return None  # an overrun has emptied it
         event = self._queue.popleft()
         self._seen = event.revision
         return self._show(event)
