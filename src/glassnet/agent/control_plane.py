@@ -21,6 +21,7 @@ from glassnet.controllers import (
     garbage,
     housekeeping,
     job,
+    mirror,
     replicaset,
     scheduler,
     statefulset,
@@ -53,7 +54,7 @@ _OWN: dict[Kind, tuple[str, ...]] = {
     kinds.DAEMON_SET: ("daemonset",),
     kinds.STATEFUL_SET: ("statefulset",),
     kinds.JOB: ("job",),
-    kinds.SERVICE: ("endpointslice", "endpoints"),
+    kinds.SERVICE: ("endpointslice", "endpoints", "mirror"),
     kinds.NAMESPACE: ("namespace", "serviceaccount"),
     kinds.NODE: ("podcidr", "evict", "lostpods"),
 }
@@ -86,6 +87,7 @@ class ControlPlane:
             "job": job.reconcile,
             "endpointslice": endpointslice.reconcile,
             "endpoints": endpoints.reconcile,
+            "mirror": mirror.reconcile,
             "scheduler": scheduler.reconcile,
             "namespace": garbage.namespace,
             "serviceaccount": lambda view, key, _: housekeeping.service_account(view, key, ca_pem),
@@ -170,9 +172,12 @@ class ControlPlane:
             self._on_node(event)
         elif event.kind is kinds.ENDPOINT_SLICE and (service := obj.metadata.labels.get(SERVICE_NAME_LABEL)):
             if event.type == "DELETED" or event.old is not None:
-                add(("endpointslice", kinds.SERVICE, Key(event.key.namespace, service), ""))
-        elif event.kind is kinds.ENDPOINTS and event.type == "DELETED":
-            add(("endpoints", kinds.SERVICE, event.key, ""))
+                for name in ("endpointslice", "mirror"):
+                    add((name, kinds.SERVICE, Key(event.key.namespace, service), ""))
+        elif event.kind is kinds.ENDPOINTS:
+            add(("mirror", kinds.SERVICE, event.key, ""))
+            if event.old is not None:
+                add(("endpoints", kinds.SERVICE, event.key, ""))
         elif event.kind in (kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP) and event.type == "DELETED":
             add(("serviceaccount", kinds.NAMESPACE, Key("", event.key.namespace), ""))
 
