@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class MachineFactory:
     place: Path
     rootless: bool
     binds: list[str] = field(default_factory=mounts.host_mounts)
+    kept: list[str] = field(default_factory=lambda: _own_places())
 
     async def machine(self, name: str, files: Mapping[str, str]) -> LabMachine:
         """Make a machine; `files` (absolute path -> text) lie on its disk. Raises KernelError, PreflightError."""
@@ -50,13 +52,19 @@ class MachineFactory:
         try:
             libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
             libc.set_host_name(name)
-            mounts.enter_root(place, self.binds, self.rootless)
+            mounts.enter_root(place, self.binds, self.rootless, self.kept)
             libc.unshare(CLONE_NEWPID)
             pid = start([INIT], {"executable": PAUSE, "env": {}})
             return {kind: _namespace(proc, pid, kind) for kind in ("net", "mnt", "uts", "ipc", "pid")}, pid
         finally:
             self.spawner.come_home()
             os.close(proc)
+
+
+def _own_places() -> list[str]:
+    """Where this Python and this package lie: programs of ours on a machine (CNI plugins) run them. Outermost directories only."""
+    places = sorted({sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[2])})
+    return [place for place in places if not any(place.startswith(other + "/") for other in places)]
 
 
 def _namespace(proc: int, pid: int, kind: str) -> int:

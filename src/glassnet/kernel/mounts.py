@@ -55,11 +55,11 @@ def make_tree(upper: Path, files: Mapping[str, str]) -> None:
         target.write_text(text)
 
 
-def enter_root(place: Path, binds: Iterable[str], rootless: bool) -> None:
+def enter_root(place: Path, binds: Iterable[str], rootless: bool, kept: Iterable[str] = ()) -> None:
     """Make `place`/root, on a tmpfs, the root of the calling thread's new mount namespace.
 
     Each directory of the host's / appears in it as an overlay with its upper layer in `place`/upper. `binds` are host mounts further
-    down, shown read-only. /proc is left to a process of the machine's PID namespace. Raises PreflightError without overlayfs.
+    down, shown read-only, `kept` directories to be shown so even where a machine has its own (below /tmp, say). /proc is left to a process of the machine's PID namespace. Raises PreflightError without overlayfs.
     """
     root = str(place / "root")
     libc.mount("", "/", flags=MS_REC | MS_PRIVATE)
@@ -80,6 +80,11 @@ def enter_root(place: Path, binds: Iterable[str], rootless: bool) -> None:
     libc.mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for directory in ("netns", "lock", "glassnet"):
         os.mkdir(f"{root}/run/{directory}", 0o755)
+    for point in kept:
+        if point.split("/")[1] in OWN:
+            os.makedirs(root + point, exist_ok=True)
+            libc.mount(point, root + point, flags=MS_BIND | MS_REC)
+            libc.make_read_only(root + point)
     _devices(root)
     mount_sys(f"{root}/sys")
     libc.mount(
