@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -217,3 +218,30 @@ async def test_a_settled_world_is_left_alone(world: World) -> None:
     world.plane._queue.add(("deployment", kinds.DEPLOYMENT, next(iter(world.view.deployments)), ""))
     await world.settle()
     assert world.get(kinds.DEPLOYMENT, "web").metadata.resource_version == before
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_limits_hold_when_pods_become_ready_one_by_one(world: World, seed: int) -> None:
+    chance = Random(seed)
+    replicas = chance.randint(1, 9)
+    surge, unavailable = chance.choice([(1, 0), (0, 1), (2, 1), ("30%", "30%"), ("100%", 0), (0, "60%"), (3, 5)])
+    web(world, replicas, strategy={"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
+    await world.converge()
+    most = replicas + share(surge, replicas, up=True)
+    floor = share(unavailable, replicas, up=False) or (0 if most > replicas else 1)
+
+    def look() -> None:
+        assert len(world.pods()) <= most
+        assert sum(pod.ready() for pod in world.pods()) >= replicas - floor
+
+    for image in ("nginx:2", "nginx:3"):
+        set_image(world, image)
+        for _ in range(chance.randint(1, 4) if image == "nginx:2" else 100):
+            await world.settle(look)
+            for pod in [p for p in world.view.pods.values() if p.metadata.deletion_timestamp and chance.random() < 0.7]:
+                world.view_delete(pod)
+            waiting = [p for p in world.pods() if p.spec.node_name and not p.ready()]
+            if waiting:
+                world.ready(chance.choice(waiting))
+    await world.converge(look)
+    assert images(world) == ["nginx:3"] * replicas
