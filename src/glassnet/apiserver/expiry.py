@@ -10,16 +10,22 @@ PERIOD = timedelta(minutes=1)
 
 
 class Ages:
-    """Remembers which revision the store was at, minute by minute, so that no object needs a time of its own."""
+    """Remembers, a mark a minute, which revision was written by when, so that no object needs a time of its own."""
 
     def __init__(self, now: datetime, revision: int) -> None:
-        self._marks: deque[tuple[datetime, int]] = deque([(now, revision)])
+        self._last = (now, revision)
+        self._marks: deque[tuple[datetime, int]] = deque()
 
-    def expired(self, now: datetime, revision: int) -> int:
-        """The revision up to which writes are older than LIFETIME; 0 when there is nothing new to expire."""
-        if now - self._marks[-1][0] >= PERIOD:
-            self._marks.append((now, revision))
+    def wrote(self, now: datetime, revision: int) -> None:
+        """Take note of a write."""
+        self._last = (now, revision)
+
+    def expired(self, now: datetime) -> int:
+        """The revision up to which all writes are older than LIFETIME; 0 when there are none such."""
+        newest = self._marks[-1] if self._marks else None
+        if newest is None or (newest is not self._last and now - newest[0] >= PERIOD):
+            self._marks.append(self._last)
         bound = 0
-        while len(self._marks) > 1 and now - self._marks[0][0] >= LIFETIME:
+        while self._marks and now - self._marks[0][0] >= LIFETIME:
             bound = self._marks.popleft()[1]
         return bound

@@ -300,6 +300,8 @@ class ApiServer:
         if kind is kinds.EVENT:
             self._expire_events()
         self.store.put(kind, key, with_revision)
+        if kind is kinds.EVENT:
+            self._ages.wrote(self._now(), self.store.revision)
         if kind is kinds.SERVICE:
             if old is not None:
                 self.services.release(old)
@@ -325,7 +327,7 @@ class ApiServer:
         return obj
 
     def _expire_events(self) -> None:
-        if bound := self._ages.expired(self._now(), self.store.revision):
+        if bound := self._ages.expired(self._now()):
             self._drop_events("", bound)
 
     def _drop_events(self, namespace: str, bound: int | None = None) -> None:
