@@ -17,7 +17,8 @@ check: setup
 	@.venv/bin/lint-imports --no-logo 2>&1 | tail -n 6
 	@.venv/bin/python -m pytest tests/meta
 
-test: setup
+test:
+	@TESTS=1 scripts/setup.sh
 	@.venv/bin/python -m pytest
 
 bench: setup

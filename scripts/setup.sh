@@ -25,6 +25,10 @@ column bsdextrautils
 tcpdump tcpdump
 "
 
+# the tests compare with the reference CNI plugins
+[ -z "${TESTS:-}" ] || NEEDS="$NEEDS
+/usr/lib/cni/bridge containernetworking-plugins"
+
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
 missing=$(echo "$NEEDS" | while read -r program package; do

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ class MachineFactory:
     place: Path
     rootless: bool
     binds: list[str] = field(default_factory=mounts.host_mounts)
-    kept: list[str] = field(default_factory=lambda: _own_places())
+    kept: list[str] = field(default_factory=mounts.own_places)
 
     async def machine(self, name: str, files: Mapping[str, str]) -> LabMachine:
         """Make a machine; `files` (absolute path -> text) lie on its disk. Raises KernelError, PreflightError."""
@@ -59,12 +58,6 @@ class MachineFactory:
         finally:
             self.spawner.come_home()
             os.close(proc)
-
-
-def _own_places() -> list[str]:
-    """Where this Python and this package lie: programs of ours on a machine (CNI plugins) run them. Outermost directories only."""
-    places = sorted({sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[2])})
-    return [place for place in places if not any(place.startswith(other + "/") for other in places)]
 
 
 def _namespace(proc: int, pid: int, kind: str) -> int:

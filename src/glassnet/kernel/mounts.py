@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def host_mounts() -> list[str]:
         ):
             found.append(point)
     return found
+
+
+def own_places() -> list[str]:
+    """Where this Python and this package lie: programs of ours on a machine (CNI plugins) run them. Outermost directories only."""
+    places = sorted({sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[2])})
+    return [place for place in places if not any(place.startswith(other + "/") for other in places)]
 
 
 def make_tree(upper: Path, files: Mapping[str, str]) -> None:
