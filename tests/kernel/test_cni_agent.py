@@ -16,7 +16,8 @@ from glassnet.agent import cni_plugin
 from glassnet.agent.cni import CniAgent
 from glassnet.cni import bridge
 from glassnet.kernel.api import Sandbox
-from glassnet.net.errors import CommandError, GlassnetError
+from glassnet.kernel.links import delete_links
+from glassnet.net.errors import CommandError, GlassnetError, KernelError
 from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
 
 pytestmark = pytest.mark.kernel
@@ -326,3 +327,17 @@ async def test_the_programs_of_a_node(site: Site) -> None:
     assert json.loads(await site.node.run(*sh, loopback))["ips"] == [{"interface": 0, "address": "127.0.0.1/8"}]
     assert "127.0.0.1" in await site.node.run("ip", "-n", "mine", "addr", "show", "lo", "up")
     await site.node.run("ip", "netns", "del", "mine")
+
+
+async def test_links_go_as_a_group_and_no_other_with_them(site: Site) -> None:
+    names = [f"gone{number}" for number in range(130)]
+    for name in [*names, "stays"]:
+        site.machine.netns.apply([AddVeth(name, f"{name}p")])
+    delete_links(site.machine.netns, ["absent", *names])
+    left = {link["ifname"] for link in json.loads(await site.node.run("ip", "-j", "link"))}
+    assert left == {"lo", "stays", "staysp"}
+    delete_links(site.machine.netns, ["absent"])
+    delete_links(site.machine.netns, ["stays"])
+    assert "stays" not in await site.node.run("ip", "link")
+    with pytest.raises(KernelError, match="delete interface lo: Operation not supported"):
+        delete_links(site.machine.netns, ["lo"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glassnet.agent.leases import Leases
+from glassnet.agent.link_removal import LinkRemoval
 from glassnet.agent.nat_rules import NatRules
 from glassnet.cni import bridge, config
 from glassnet.cni.config import NetConf
@@ -41,7 +42,7 @@ class CniAgent:
     def __init__(self, machine: Machine, random: Callable[[int], bytes], permanent_neighbours: bool = False) -> None:
         self._machine, self._random, self._permanent = machine, random, permanent_neighbours
         self.leases = Leases(machine.root, machine.name)
-        self._nat = NatRules(machine)
+        self._nat, self._links = NatRules(machine), LinkRemoval(machine.netns)
 
     def configuration(self) -> NetConf:
         """The network in use: read anew each time, as a runtime does. Raises GlassnetError when there is none, ParseError for a bad one."""
@@ -116,10 +117,10 @@ class CniAgent:
         self, network: str, container_id: str, addresses: list[str], host_name: str, bridge_name: str, ip_masq: bool
     ) -> None:
         """Take a container's link, neighbour entries, rules and leases away; what is gone already is fine."""
-        operations = bridge.delete(host_name)
+        if host_name:
+            await self._links.remove(host_name)
         for address in addresses:
-            operations += bridge.delete("", address, bridge_name)
-        self._machine.netns.apply(operations)
+            self._machine.netns.apply(bridge.forget(address, bridge_name))
         for address in addresses:
             if ip_masq:
                 await self._nat.carry_out(

@@ -423,4 +423,8 @@ class PodWorker:
                 return True
             log.warning("pod %s/%s: %s", self._pod.metadata.namespace, self._pod.metadata.name, error)
             return False
+        except Exception:
+            # an API that breaks must not take the pods with it: they go on, and what is owed to it is tried again
+            log.exception("pod %s/%s: write to the API", self._pod.metadata.namespace, self._pod.metadata.name)
+            return False
         return True

@@ -176,10 +176,14 @@ def chain_removal(network: str, container_id: str) -> str:
     return f":{chain} - [0:0]\n-X {chain}\n"
 
 
-def delete(host_name: str, address: str = "", bridge: str = "") -> tuple[Operation, ...]:
-    """DEL: with one end of the pair the other goes; with `address` and `bridge` also what the bridge knows of the pod's MAC."""
-    gone: tuple[Operation, ...] = (DelLink(host_name, missing_ok=True),) if host_name else ()
-    return (*gone, DelNeighbour(address, bridge, missing_ok=True)) if address and bridge else gone
+def delete(name: str) -> tuple[Operation, ...]:
+    """DEL: with one end of the pair the other goes."""
+    return (DelLink(name, missing_ok=True),)
+
+
+def forget(address: str, bridge: str) -> tuple[Operation, ...]:
+    """DEL's other part: what the bridge knows of the pod's MAC, when it was told for good."""
+    return (DelNeighbour(address, bridge, missing_ok=True),) if bridge else ()
 
 
 def _result(conf: NetConf, lease: Lease, ifname: str, host_name: str, host_mac: str, sandbox: str) -> dict[str, Any]:

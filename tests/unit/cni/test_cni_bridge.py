@@ -92,10 +92,9 @@ def test_permanent_neighbours_name_both_ends() -> None:
     made = plan(permanent=True)
     assert SetNeighbour("10.200.0.1", MAC, "eth0") in made.pod
     assert SetNeighbour("10.200.0.7", "0a:58:0a:c8:00:07", "cnio0") in made.node
-    assert bridge.delete("veth0123abcd", "10.200.0.7", "cnio0") == (
-        DelLink("veth0123abcd", missing_ok=True),
-        DelNeighbour("10.200.0.7", "cnio0", missing_ok=True),
-    )
+    assert bridge.delete("eth0") == (DelLink("eth0", missing_ok=True),)
+    assert bridge.forget("10.200.0.7", "cnio0") == (DelNeighbour("10.200.0.7", "cnio0", missing_ok=True),)
+    assert bridge.forget("10.200.0.7", "") == ()
 
 
 @pytest.mark.parametrize(
