@@ -198,3 +198,34 @@ async def test_many_pods_come_up_and_go_together(cluster: Cluster) -> None:
     await cluster.gone(*names)
     left = await cluster.traces()
     assert "CNI-" not in left["nat"] and left["leases"] == [] and left["namespaces"] == []
+
+
+async def test_host_paths_are_the_machines_own(cluster: Cluster) -> None:
+    """A link on the machine's disk leads within that disk, whatever lies there on the host."""
+    await cluster.node.run("sh", "-c", "mkdir /srv/real && ln -s /srv/real /srv/link")
+    script = "echo here > /data/file; exec sleep 600"
+    await cluster.pod(
+        "paths",
+        {
+            "image": "busybox",
+            "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "d", "mountPath": "/data"}],
+        },
+        volumes=[{"name": "d", "hostPath": {"path": "/srv/link/made", "type": "DirectoryOrCreate"}}],
+        terminationGracePeriodSeconds=1,
+    )
+    await cluster.ready("paths")
+    deadline = time.monotonic() + 5
+    while await cluster.node.run("sh", "-c", "cat /srv/real/made/file || true") != "here\n":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    await cluster.pod(
+        "absent", {"image": "nginx"}, volumes=[{"name": "d", "hostPath": {"path": "/srv/none", "type": "Directory"}}]
+    )
+    words = 'MountVolume.SetUp failed for volume "d" : hostPath type check failed: /srv/none is not a directory'
+    deadline = time.monotonic() + 5
+    while words not in [event["message"] for event in await cluster.api.list(kinds.EVENT, "default")]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    await cluster.node.run("mkdir", "/srv/none")
+    await cluster.ready("absent")

@@ -15,6 +15,7 @@ from glassnet.agent.environment import MissingReference
 from glassnet.kube import kinds
 from glassnet.kube.types import Pod, decode
 from glassnet.kube.view import View
+from glassnet.net.errors import ApiError
 
 ALLOCATABLE = {"cpu": "4", "memory": "8Gi"}
 
@@ -279,5 +280,54 @@ def test_a_missing_reference_keeps_the_container_waiting(tmp_path: Path) -> None
         await world.api.create(kinds.CONFIG_MAP, "default", {"metadata": {"name": "later"}, "data": {"a": "b"}})
         await world.until(32)
         assert (await world.container(1))["ready"] and world.started[-1][2]["a"] == "b"
+
+    scenario(tmp_path, play)
+
+
+def test_a_service_accounts_token(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        create, asked = world.api.create, []
+
+        async def with_tokens(kind: Any, namespace: str, body: Any, subresource: str = "", name: str = "") -> Any:
+            if subresource != "token":
+                return await create(kind, namespace, body, subresource, name)
+            asked.append((kind, namespace, name, body["spec"]["audiences"], body["spec"]["expirationSeconds"]))
+            if len(asked) == 1:
+                raise ApiError(404, "NotFound", f'serviceaccounts "{name}" not found')
+            return {"status": {"token": "abc.def"}}
+
+        world.api.create = with_tokens  # type: ignore[method-assign]
+        source = {"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 7200}}
+        await world.pod(
+            c(volumeMounts=[mount("t", "/t")]),
+            volumes=[{"name": "t", "projected": {"sources": [source]}}],
+            serviceAccountName="builder",
+        )
+        await world.until(0.5)
+        assert await world.events("FailedMount") == [
+            'MountVolume.SetUp failed for volume "t" : failed to fetch token: serviceaccounts "builder" not found'
+        ]
+        await world.until(3)
+        assert asked[-1] == (kinds.SERVICE_ACCOUNT, "default", "builder", ["vault"], 7200)
+        place = tmp_path / world.started[0][3]["/t"].lstrip("/")
+        assert (place / "token").read_text() == "abc.def"
+
+    scenario(tmp_path, play)
+
+
+def test_an_api_that_breaks_takes_no_pod_with_it(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        create, patch = world.api.create, world.api.patch
+
+        async def broken(*words: Any, **options: Any) -> Any:
+            raise RuntimeError("the store is on fire")
+
+        await world.pod(c())
+        world.api.create = world.api.patch = broken  # type: ignore[method-assign,assignment]
+        await world.until(3)
+        assert world.running().name == "c"
+        world.api.create, world.api.patch = create, patch  # type: ignore[method-assign]
+        await world.until(5)
+        assert (await world.status())["phase"] == "Running"
 
     scenario(tmp_path, play)
