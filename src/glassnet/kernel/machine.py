@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 from glassnet.kernel import libc, mounts, pause
 from glassnet.kernel.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS
 from glassnet.kernel.netns import KernelNetNs
-from glassnet.kernel.spawn import KernelProcess, Spawner, start
+from glassnet.kernel.spawn import KernelProcess, Spawner, start, whole_or_undone
 from glassnet.kernel.sysctl import write_sysctls
 from glassnet.net.errors import KernelError
 from glassnet.netstack.ops import SetLink
@@ -40,9 +41,16 @@ class MachineFactory:
             (place / directory).mkdir(parents=True)
         mounts.make_tree(place / "upper", files)
         pause.install(place / "root" / "pause", os.uname().machine)
+        return await whole_or_undone(self._made(name, place), LabMachine.close)
+
+    async def _made(self, name: str, place: Path) -> LabMachine:
         namespaces, pid = await self.spawner.call(self._create, name, place)
         machine = LabMachine(name, self.spawner, namespaces, KernelProcess(pid))
-        await machine.finish()
+        try:
+            await machine.finish()
+        except BaseException:
+            await machine.close()
+            raise
         return machine
 
     def _create(self, name: str, place: Path) -> tuple[dict[str, int], int]:
@@ -118,10 +126,12 @@ class LabMachine:
         self, netns_name: str, hostname: str, files: Mapping[str, str], host_network: bool = False
     ) -> LabSandbox:
         """Make a pod's namespaces, held by a pause process; see `kernel.api.Machine`."""
-        pid = await self._spawner.call(
-            self._spawner.within, self.namespaces, self._pause, netns_name, hostname, host_network
-        )
-        return LabSandbox(self, self._spawner, KernelProcess(pid), netns_name, files, host_network)
+
+        async def made() -> LabSandbox:
+            holder = await self._spawner.start_with(self.namespaces, self._pause, netns_name, hostname, host_network)
+            return LabSandbox(self, self._spawner, holder, netns_name, files, host_network)
+
+        return await whole_or_undone(made(), LabSandbox.remove)
 
     def _pause(self, netns_name: str, hostname: str, host_network: bool) -> int:
         """In the spawner's thread, inside the machine: a pause process with namespaces of its own."""
@@ -133,8 +143,9 @@ class LabMachine:
             try:
                 # the machine's /proc, not the lab's, is what this thread sees here
                 mounts.bind_namespace(f"/proc/{inner_pid(pid)}/ns/net", f"/run/netns/{netns_name}")
-            except KernelError:
+            except (KernelError, OSError):
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
                 raise
         return pid
 
@@ -144,27 +155,27 @@ class LabMachine:
         await self._spawner.call(self._spawner.within, {"mnt": self.namespaces["mnt"]}, mounts.unbind_namespace, path)
 
     async def close(self) -> None:
-        """End the machine: with its first process the kernel ends all others and frees the namespaces."""
-        self._init.signal(signal.SIGKILL)
-        await self._init.wait()
+        """End the machine: with its first process the kernel ends all others and frees the namespaces. Idempotent."""
+        await self._init.kill()
         self._netns.close()
         for kind, descriptor in self.namespaces.items():
             if kind != "net":
                 os.close(descriptor)
+        self.namespaces = {}
 
 
 class LabSandbox:
     """The namespaces of one pod. Implements `kernel.api.Sandbox`."""
 
     __slots__ = (
-        "_binds",
         "_files",
+        "_growing",
         "_host_network",
-        "_lock",
         "_machine",
         "_netns",
         "_netns_name",
         "_pause",
+        "_removed",
         "_shell",
         "_spaces",
         "_spawner",
@@ -182,10 +193,10 @@ class LabSandbox:
         self._machine, self._spawner, self._pause = machine, spawner, pause_process
         self._netns_name, self._files, self._host_network = netns_name, files, host_network
         self._netns = machine.netns if host_network else KernelNetNs(netns_name, _open(pause_process.pid, "net"))
-        self._shell: KernelProcess | int | None = None  # pid of the pause in the pod's own PID and mount namespaces
+        self._shell = -1  # pidfd of the pause in the pod's own PID and mount namespaces
         self._spaces: dict[str, int] = {}
-        self._binds: list[tuple[str, str, bool]] = []
-        self._lock: asyncio.Lock | None = None
+        self._growing: asyncio.Task[None] | None = None
+        self._removed = False
         if not host_network:
             self._netns.apply([SetLink("lo", up=True)])
 
@@ -200,7 +211,12 @@ class LabSandbox:
     async def spawn(self, argv: Sequence[str], **options: Any) -> KernelProcess:
         """Start a process inside the pod (see `kernel.api.Sandbox.spawn`)."""
         await self._grow()
-        return await self._spawner.spawn(self._spaces, argv, **options)
+        try:
+            return await self._spawner.spawn(self._spaces, argv, **options)
+        except KernelError as error:
+            if error.number == errno.ENOMEM:  # pid_namespaces(7): what fork says where the first process has ended
+                raise KernelError(error.operation, errno.ESRCH, "the pod's first process has ended") from None
+            raise
 
     async def bind(self, source: str, target: str, read_only: bool = False) -> None:
         """Show the machine's file or directory `source` as `target` in the pod."""
@@ -216,31 +232,54 @@ class LabSandbox:
 
     async def _grow(self) -> None:
         """Give the pod PID and mount namespaces, once: the light sandbox of a built-in server has neither."""
-        if self._lock is None:
-            self._lock = asyncio.Lock()
-        async with self._lock:
-            if self._spaces:
-                return
-            base = {
-                **self._machine.namespaces,
-                **{kind: _open(self._pause.pid, kind) for kind in ("net", "uts", "ipc")},
-            }
-            holder = await self._spawner.spawn(
-                base,
-                ["unshare", "--fork", "--pid", "--mount", "--propagation", "private", PAUSE],
-                env={"PATH": "/usr/bin:/bin"},
-            )
-            pid = await _only_child(holder)
-            holder.signal(signal.SIGKILL)  # the pause lives on under the machine's first process
+        if not self._removed and not self._spaces:
+            if self._growing is None or self._growing.done():
+                self._growing = asyncio.create_task(self._grown())
+            await asyncio.shield(self._growing)  # a caller who gives up leaves it whole for the next, and for remove()
+        if self._removed:
+            raise KernelError(f"start a process in pod {self._netns_name}", errno.ESRCH, "the pod's sandbox is gone")
+
+    async def _grown(self) -> None:
+        base = {
+            **self._machine.namespaces,
+            **{kind: _open(self._pause.pid, kind) for kind in ("net", "uts", "ipc")},
+        }
+        try:
+            pid, self._shell = await self._start_shell(base)
             spaces = {kind: _open(pid, kind) for kind in ("net", "mnt", "uts", "ipc", "pid")}
-            self._shell = pid
-            await self._spawner.run(
-                spaces, ["mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc"], b"", 10
-            )
-            await self._spawner.call(self._spawner.within, {"mnt": spaces["mnt"], "net": spaces["net"]}, self._furnish)
+            try:
+                mount_proc = ["mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc"]
+                await self._spawner.run(spaces, mount_proc, b"", 10)
+                within = {"mnt": spaces["mnt"], "net": spaces["net"]}
+                await self._spawner.call(self._spawner.within, within, self._furnish)
+            except BaseException:
+                _close(spaces)
+                raise
             self._spaces = spaces
-            for kind in ("net", "uts", "ipc"):
-                os.close(base[kind])
+        except BaseException:
+            self._end_shell()
+            raise
+        finally:
+            _close({kind: base[kind] for kind in ("net", "uts", "ipc")})
+
+    async def _start_shell(self, base: Mapping[str, int]) -> tuple[int, int]:
+        """(pid, pidfd) of a pause that is the first of a PID namespace in the machine's: only a process that is in the one can make the other."""
+        words = ["unshare", "--fork", "--pid", "--mount", "--propagation", "private", PAUSE]
+        holder = await self._spawner.spawn(base, words, env={"PATH": "/usr/bin:/bin"})
+        try:
+            pid = await _only_child(holder)
+            return pid, os.pidfd_open(pid)
+        finally:
+            await holder.kill()  # the pause lives on under the machine's first process
+
+    def _end_shell(self) -> None:
+        if self._shell >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(
+                    self._shell, signal.SIGKILL
+                )  # first of its PID namespace: the others go with it
+            os.close(self._shell)
+            self._shell = -1
 
     def _furnish(self) -> None:
         """In the spawner's thread, inside the pod: its own /sys, kernel settings, and files such as /etc/hosts."""
@@ -256,19 +295,22 @@ class LabSandbox:
 
     async def remove(self) -> None:
         """Kill what runs in the pod and take its names away; idempotent."""
-        if isinstance(self._shell, int):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._shell, signal.SIGKILL)  # first of its PID namespace: the others go with it
-            self._shell = None
-        self._pause.signal(signal.SIGKILL)
-        await self._pause.wait()
+        self._removed = True
+        if self._growing is not None and not self._growing.done():
+            await asyncio.wait([self._growing])
+        self._end_shell()
+        await self._pause.kill()
         if not self._host_network and self._netns.fd >= 0:
             await self._machine.remove_netns(self._netns_name)
             self._netns.close()
-        for descriptor in self._spaces.values():
-            os.close(descriptor)
-        self._spaces = {}
+        spaces, self._spaces = self._spaces, {}
+        await self._spawner.call(_close, spaces)  # behind whatever still waits for its turn in the thread
         shutil.rmtree(self._machine.root / f"run/glassnet/pods/{self._netns_name}", ignore_errors=True)
+
+
+def _close(namespaces: Mapping[str, int]) -> None:
+    for descriptor in namespaces.values():
+        os.close(descriptor)
 
 
 def _open(pid: int, kind: str) -> int:
@@ -283,7 +325,7 @@ async def _only_child(parent: KernelProcess) -> int:
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(PAUSE.encode()):
                 return pid
         await asyncio.sleep(delay)
-    raise KernelError("start a pod's first process", 3, f"unshare {parent.pid} has no child")
+    raise KernelError("start a pod's first process", errno.ESRCH, f"unshare {parent.pid} has no child")
 
 
 _proc: list[int] = []

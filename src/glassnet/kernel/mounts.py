@@ -180,8 +180,11 @@ def guard_proc_sys() -> None:
 
 
 def bind_namespace(source: str, target: str) -> None:
-    """Give a namespace a name: bind its file (`/proc/PID/ns/net`) on `target`, as `ip netns add` does."""
-    Path(target).touch()
+    """Give a namespace a name: bind its file (`/proc/PID/ns/net`) on `target`, as `ip netns add` does. Raises KernelError (EEXIST)."""
+    try:
+        Path(target).touch(mode=0o444, exist_ok=False)
+    except OSError as error:
+        raise KernelError(f"name namespace {target}", error.errno or 0) from None
     try:
         libc.mount(source, target, flags=MS_BIND)
     except KernelError:

@@ -48,6 +48,7 @@ _NLA_NESTED = 0x8000
 _NLMSG_ERROR, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 1, 11, 270
 _SIOCGIFINDEX = 0x8933
 _BATCH = 64
+_NAME_MAX = 15  # IFNAMSIZ less the end mark
 
 Message = tuple[int, int, bytes]  # type, flags, body
 
@@ -101,6 +102,8 @@ class RtNetlink:
 
     def index(self, name: str) -> int:
         """The interface's number. Raises KernelError (ENODEV)."""
+        if len(name.encode()) > _NAME_MAX:  # the kernel would look for the part that fits
+            raise KernelError(f"find interface {name}", errno.ENODEV, f"names have {_NAME_MAX} bytes at most")
         if name not in self._indexes:
             try:
                 answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
@@ -112,22 +115,24 @@ class RtNetlink:
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out operations in order, as many per system call as their dependence on interface numbers allows.
 
-        Raises KernelError that names the first one the kernel refused.
+        Raises KernelError that names the first one the kernel refused. Those sent with it have been tried too, later ones have not.
         """
+        self._indexes.clear()  # others delete and make interfaces too
         waiting: list[tuple[Operation, Message]] = []
         fresh: set[str] = set()  # interfaces that come to be in this batch: their numbers are known only after it
         for operation in operations:
             if len(waiting) >= _BATCH or not fresh.isdisjoint(_named(operation)):
                 self._send(waiting)
                 waiting, fresh = [], set()
-            if isinstance(operation, ops.DelLink | ops.SetLink):
-                self._indexes.pop(operation.name, None)
             try:
                 waiting.append((operation, _PACK[type(operation)](self, operation)))
             except KernelError as error:
                 if error.number != errno.ENODEV or not getattr(operation, "missing_ok", False):
+                    self._send(waiting)  # what comes first may fail first
                     raise KernelError(_words(operation), error.number, error.operation) from None
             fresh.update(_born(operation))
+            for name in _gone(operation):
+                self._indexes.pop(name, None)
         self._send(waiting)
 
     def _send(self, batch: list[tuple[Operation, Message]]) -> None:
@@ -180,6 +185,16 @@ def _born(operation: Operation) -> set[str]:
         case ops.SetLink() if operation.rename:
             return {operation.rename}
     return set()
+
+
+def _gone(operation: Operation) -> tuple[str, ...]:
+    """Names that may stand for another interface, or none, after the operation."""
+    match operation:
+        case ops.DelLink():
+            return (operation.name,)
+        case ops.SetLink() if operation.rename or operation.netns is not None:
+            return (operation.name, operation.rename or operation.name)
+    return ()
 
 
 def _forgiven(operation: Operation, number: int) -> bool:

@@ -8,11 +8,12 @@ pid_namespaces(7), subprocess (vfork is used when there is no preexec_fn).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -31,6 +32,33 @@ from glassnet.net.errors import CommandError, KernelError
 T = TypeVar("T")
 KINDS = {"net": CLONE_NEWNET, "mnt": CLONE_NEWNS, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC, "pid": CLONE_NEWPID}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+async def whole_or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """Await work that must not stop half-way: a caller who is cancelled meanwhile leaves it to end and be undone.
+
+    What was made and belongs to nobody would stay: a child without a parent that waits for it even keeps its PID namespace from ending.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            rest = asyncio.ensure_future(_undo(task, undo))
+            _undoing.add(rest)  # the loop itself holds tasks weakly
+            rest.add_done_callback(_undoing.discard)
+        raise
+
+
+_undoing: set[asyncio.Future[None]] = set()
+
+
+async def _undo(task: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
+    try:
+        made = await task
+    except KernelError:  # nothing came of it, and its caller has gone
+        return
+    await undo(made)
 
 
 class Spawner:
@@ -66,14 +94,22 @@ class Spawner:
             self.come_home()
 
     async def spawn(self, namespaces: Mapping[str, int], argv: Sequence[str], **options: Any) -> KernelProcess:
-        """Start a program inside namespaces; options as of `start`."""
-        pid = await self.call(self.within, namespaces, start, argv, options)
-        return KernelProcess(pid)
+        """Start a program inside namespaces; options as of `start`. When the caller is cancelled meanwhile, the program is killed."""
+        return await whole_or_undone(self.start_with(namespaces, start, argv, options), KernelProcess.kill)
+
+    async def start_with(
+        self, namespaces: Mapping[str, int], starter: Callable[..., int], *arguments: Any
+    ) -> KernelProcess:
+        """The process that a function, called in the thread and inside namespaces, starts and gives the pid of."""
+        return KernelProcess(await self.call(self.within, namespaces, starter, *arguments))
 
     async def run(
         self, namespaces: Mapping[str, int], argv: Sequence[str], stdin: bytes, timeout: float, cwd: str = "/"
     ) -> bytes:
-        """Run a program to its end; its standard output. Raises CommandError (status, or timeout in seconds)."""
+        """Run a program to its end; its standard output. Raises CommandError (status, or timeout in seconds).
+
+        On a timeout, or when the caller is cancelled, the program and its children are killed.
+        """
         files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
         try:
             if stdin:
@@ -86,8 +122,11 @@ class Spawner:
             try:
                 status = await asyncio.wait_for(process.wait(), timeout)
             except TimeoutError:
-                process.signal(signal.SIGKILL)
+                process.kill_session()
                 raise CommandError(argv, 124, f"no end after {timeout:g} s") from None
+            except asyncio.CancelledError:
+                process.kill_session()
+                raise
             if status:
                 raise CommandError(argv, status, _read_all(files[2]).decode(errors="replace"))
             return _read_all(files[1])
@@ -161,7 +200,20 @@ class KernelProcess:
     def signal(self, number: int) -> None:
         """Send a signal; nothing when the process has ended."""
         if self._fd >= 0:
-            signal.pidfd_send_signal(self._fd, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                signal.pidfd_send_signal(self._fd, number)
+
+    def kill_session(self) -> None:
+        """Kill the process and those it started, if it leads a process group: while it is not reaped, the group's number is its own."""
+        if self._fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """End the process for sure, and wait until it has."""
+        self.signal(signal.SIGKILL)
+        await self.wait()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
