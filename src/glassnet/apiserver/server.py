@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from glassnet.apiserver import admission, lifecycle, listing, schema
+from glassnet.apiserver import admission, books, lifecycle, listing, nulls, schema
 from glassnet.apiserver.expiry import Ages
 from glassnet.apiserver.fields import field_reader
 from glassnet.apiserver.request import DeleteOptions, Request
 from glassnet.apiserver.schema import ServiceAllocator
 from glassnet.apiserver.store import Store
-from glassnet.kube import kinds, selectors
+from glassnet.kube import kinds, selectors, types
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key
 from glassnet.net.errors import ApiError, ParseError
@@ -207,6 +207,8 @@ class ApiServer:
                 "Invalid",
                 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
             )
+        if live is None and subresource:
+            raise not_found(kind, name)
         config = self._accept(kind, namespace, patch, request)
         if (config["metadata"].get("name") or name) != name:
             raise schema.bad_request("metadata.name does not match the name on the URL")
@@ -217,9 +219,7 @@ class ApiServer:
         merged["metadata"]["name"] = name
         if live is not None:
             return self._replace(kind, Key(namespace, name), merged, live, request, subresource, "Apply")
-        books = merged["metadata"].get("managedFields")
         keep = Request(request.user, "", request.dry_run, request.validation, warnings=request.warnings)
-        merged["metadata"]["managedFields"] = books
         return self.create(kind, namespace, merged, keep)
 
     def _replace(
@@ -288,6 +288,7 @@ class ApiServer:
             metadata["resourceVersion"] = old["metadata"]["resourceVersion"]
             if obj == old:
                 return obj
+        _check_readable(kind, obj)
         if request.dry_run:
             if old is None:
                 metadata.pop("resourceVersion", None)
@@ -357,7 +358,10 @@ class ApiServer:
             if request.validation == "Warn":
                 request.warnings += unknown
             schema.prune(self.schema, kind, obj)
+            nulls.fill(self.schema, kind, obj)
         metadata = obj["metadata"] = dict(obj.get("metadata") or {})
+        if "managedFields" in metadata and not books.readable(metadata["managedFields"]):
+            del metadata["managedFields"]  # what is stored stays then, as on the real server
         if kind.namespaced:
             if metadata.get("namespace", namespace) != namespace:
                 raise schema.bad_request(
@@ -403,6 +407,16 @@ class ApiServer:
 def not_found(kind: Kind, name: str) -> ApiError:
     """The 404 answer."""
     return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
+
+
+def _check_readable(kind: Kind, obj: Obj) -> None:
+    """Raises ApiError 400 for an object that nobody who reads the store could make sense of: once stored, it would stop them all."""
+    try:
+        types.decode(kind, encode(obj))
+    except msgspec.ValidationError as error:
+        raise schema.bad_request(
+            f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: {error}'
+        ) from None
 
 
 def exists(kind: Kind, name: str) -> ApiError:
