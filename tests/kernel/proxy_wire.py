@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,30 @@ class Wire:
         )
 
     # -- what a proxy asks of a machine
+
+    @property
+    def netns(self) -> Wire:
+        """The namespace as `kernel.api.NetNs`, as far as a proxy needs it."""
+        return self
+
+    def socket(self, family: int, type: int, proto: int = 0) -> socket.socket:
+        """A non-blocking socket in the namespace."""
+        made: socket.socket = self.call(socket.socket, family, type, proto)
+        made.setblocking(False)
+        return made
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """The calling thread is in the namespace inside the block."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = self.call(os.open, "/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            libc.setns(there, libc.CLONE_NEWNET)
+            yield
+        finally:
+            libc.setns(home, libc.CLONE_NEWNET)
+            os.close(home)
+            os.close(there)
 
     async def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 30.0) -> bytes:
         """Run a program in the namespace."""

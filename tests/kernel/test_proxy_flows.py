@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from proxy_wire import ATTEMPTS, Seen, Wire
 
-from glassnet.agent.proxy import ProxyLoop
+from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import View
@@ -45,15 +45,15 @@ def view_of(scenario: dict[str, Any]) -> View:
 async def programmed(wire: Wire, view: View, mode: str, scenario: dict[str, Any]) -> None:
     """Our proxy's rules in the kernel."""
     addresses = scenario["options"]["node_port_addresses"]
-    loop = ProxyLoop(
-        view,
-        wire,  # type: ignore[arg-type]
-        scenario["node_name"],
+    settings = ProxySettings(
         mode=mode,
-        cluster_cidr="10.0.0.0/8",
-        node_port_addresses=None if addresses["match_all"] else tuple(addresses["node_ips"]),
+        detectors=cluster_cidr_detectors(["10.0.0.0/8"]),
+        node_port_addresses=("0.0.0.0/0",)
+        if addresses["match_all"]
+        else tuple(f"{ip}/32" for ip in addresses["node_ips"]),
         service_cidrs=tuple(filter(None, [scenario["options"].get("service_cidrs", "")])),
     )
+    loop = ProxyLoop(view, wire, scenario["node_name"], settings)  # type: ignore[arg-type]
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(20):
         while not loop.synced:

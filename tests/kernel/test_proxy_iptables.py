@@ -7,23 +7,24 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proxy_wire import Wire
 
 from glassnet.agent.proxy_writers import IptablesWriter
-from glassnet.kernel.iptables import Iptables
+from glassnet.kernel.counters import Counters
+from glassnet.kernel.iptables import Iptables, choose, legacy_tables
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import Key, View
 from glassnet.net.errors import CommandError
 from glassnet.proxy import compute
-from glassnet.proxy.backends import iptables
-from glassnet.proxy.backends.iptables import Piece
+from glassnet.proxy.backends.iptables import INVALID_COUNTER, LOCALHOST_COUNTER
+from glassnet.proxy.model import LocalDetector, NodeFacts, Rules
 
 pytestmark = pytest.mark.kernel
 DATA = Path(__file__).parents[1] / "data"
-NFACCT = " -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts"
 
 
 @pytest.fixture
@@ -42,16 +43,22 @@ def cluster() -> View:
     return view
 
 
-def pieces(view: View, node: str, writer: IptablesWriter) -> dict[Key, Piece]:
-    zone = view.nodes[Key("", node)].metadata.labels["topology.kubernetes.io/zone"]
+def ports_of(view: View, node: str) -> dict[Key, Any]:
+    """What the Services need on a node."""
+    mine = view.nodes[Key("", node)]
+    facts = NodeFacts(node, mine.metadata.labels["topology.kubernetes.io/zone"], mine.internal_ips())
     return {
-        key: writer.spell(compute.service_ports(service, list(view.slices_of(key)), node, zone))
+        key: compute.service_ports(service, list(view.slices_of(key)), facts) or None
         for key, service in view.services.items()
     }
 
 
+def writer(wire: Wire) -> IptablesWriter:
+    return IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")))  # type: ignore[arg-type]
+
+
 def lines_of(text: str) -> Counter[tuple[str, str]]:
-    """Chains and rules by table, without what other programs put there and without the counting of localhost node ports."""
+    """Chains and rules by table, without what other programs put there."""
     found: Counter[tuple[str, str]] = Counter()
     table = ""
     for line in text.splitlines():
@@ -59,42 +66,64 @@ def lines_of(text: str) -> Counter[tuple[str, str]]:
             table = line
         elif line.startswith(":KUBE"):
             found[table, line.split()[0]] += 1
-        elif line.startswith("-A") and "CNI-" not in line and "localhost_nps" not in line:
-            found[table, line.replace(NFACCT, "")] += 1
+        elif line.startswith("-A") and "CNI-" not in line:
+            found[table, line] += 1
     return found
 
 
 @pytest.mark.parametrize("node", ["worker-0", "worker-1", "worker-2"])
 async def test_a_node_has_the_lines_a_real_kube_proxy_wrote_there(wire: Wire, node: str) -> None:
-    writer = IptablesWriter(wire, iptables.Options("10.200.0.0/16"))  # type: ignore[arg-type]
-    await writer.write({}, pieces(cluster(), node, writer))
+    await writer(wire).write(ports_of(cluster(), node))
     real = gzip.decompress((DATA / "proxy" / f"iptables-save.{node}.gz").read_bytes()).decode()
     ours, theirs = lines_of(wire.shell("iptables-save")), lines_of(real)
     assert ours - theirs == Counter()
     assert theirs - ours == Counter()
 
 
-async def test_a_restarted_proxy_adds_nothing_twice_and_sweeps_what_its_forerunner_wrote(wire: Wire) -> None:
-    first = IptablesWriter(wire, iptables.Options("10.200.0.0/16"))  # type: ignore[arg-type]
-    wanted = pieces(cluster(), "worker-0", first)
-    await first.write({}, wanted)
+async def test_a_node_with_the_rules_of_a_real_kube_proxy_is_taken_over_without_a_write(wire: Wire) -> None:
+    Counters(wire).ensure((INVALID_COUNTER, LOCALHOST_COUNTER))  # type: ignore[arg-type]
+    real = gzip.decompress((DATA / "proxy" / "iptables-save.worker-1.gz").read_bytes()).decode()
+    wire.shell("iptables-restore", stdin=real)
+    mine = writer(wire)
+    assert not await mine.write(ports_of(cluster(), "worker-1"))
+    assert mine.state.written == {"filter": 0, "nat": 0}
+
+
+async def test_a_restarted_proxy_adds_nothing_and_sweeps_what_its_forerunner_wrote(wire: Wire) -> None:
+    wanted = ports_of(cluster(), "worker-0")
+    assert await writer(wire).write(wanted)
     before = lines_of(wire.shell("iptables-save"))
-    second = IptablesWriter(wire, iptables.Options("10.200.0.0/16"))  # type: ignore[arg-type]
-    await second.write({}, wanted)
+    assert not await writer(wire).write(wanted)
     assert lines_of(wire.shell("iptables-save")) == before
-    await IptablesWriter(wire, iptables.Options("10.200.0.0/16")).sweep()  # type: ignore[arg-type]
+    await writer(wire).sweep()
     assert "KUBE" not in wire.shell("iptables-save")
 
 
 async def test_chains_of_services_that_have_gone_go_with_the_next_write(wire: Wire) -> None:
-    writer = IptablesWriter(wire, iptables.Options("10.200.0.0/16"))  # type: ignore[arg-type]
-    wanted = pieces(cluster(), "worker-0", writer)
-    await writer.write({}, wanted)
-    await writer.write({}, {key: piece for key, piece in wanted.items() if key.name == "kube-dns"})
+    mine, wanted = writer(wire), ports_of(cluster(), "worker-0")
+    await mine.write(wanted)
+    await mine.write({key: None for key in wanted if key.name != "kube-dns"})
     saved = wire.shell("iptables-save")
     assert "KUBE-SVC-ERIFXISQEP7F7OF4" in saved
     assert "demo/" not in saved
     assert saved.count(":KUBE-SVC-") == 3
+
+
+@pytest.mark.parametrize("tool", ["nft", "legacy"])
+async def test_the_tool_that_the_kubelet_uses_is_chosen(wire: Wire, tool: str) -> None:
+    wire.shell(f"iptables-{tool}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    assert await choose(wire) == tool  # type: ignore[arg-type]
+    await writer(wire).write(ports_of(cluster(), "worker-0"))
+    assert "KUBE-SVC-ERIFXISQEP7F7OF4" in wire.shell(f"iptables-{tool}-save")
+    other = "legacy" if tool == "nft" else "nft"
+    assert "KUBE-SERVICES" not in wire.shell(f"iptables-{other}-save")
+
+
+async def test_without_a_kubelet_the_tool_with_more_rules_is_chosen_and_nothing_is_made_by_looking(wire: Wire) -> None:
+    assert await choose(wire) == "nft"  # type: ignore[arg-type]
+    assert legacy_tables(wire) == set()  # type: ignore[arg-type]
+    wire.shell("iptables-legacy", "-A", "INPUT", "-j", "ACCEPT")
+    assert await choose(wire) == "legacy"  # type: ignore[arg-type]
 
 
 async def test_a_line_the_kernel_refuses_is_shown_and_nothing_is_loaded(wire: Wire) -> None:

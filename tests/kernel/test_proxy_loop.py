@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,12 +13,17 @@ from typing import Any
 import pytest
 from proxy_wire import Seen, Wire
 
-from glassnet.agent.proxy import ProxyLoop, SharedCompute
-from glassnet.kernel.nft import Nft
+from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
+from glassnet.agent.proxy_family import SharedCompute
+from glassnet.kernel.nftables import NfTables
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import View
-from glassnet.net.errors import CommandError
+from glassnet.net.errors import KernelError
+from glassnet.proxy.backends.nftables_layout import FAMILIES
+from glassnet.proxy.backends.nftables_state import State
+from glassnet.proxy.model import Rules
+from glassnet.ruleset import nft_messages as m
 
 pytestmark = pytest.mark.kernel
 MODES = ("iptables", "nftables")
@@ -48,16 +52,11 @@ def wire() -> Any:
 
 
 @asynccontextmanager
-async def running(view: View, wire: Wire, mode: str) -> AsyncIterator[ProxyLoop[Any]]:
-    loop: ProxyLoop[Any] = ProxyLoop(
-        view,
-        wire,  # type: ignore[arg-type]
-        "node-a",
-        mode=mode,
-        cluster_cidr="10.0.0.0/8",
-        min_period=0.005,
-        check_period=0.2,
-    )
+async def running(
+    view: View, wire: Wire, mode: str, report: Callable[[Any], None] | None = None, **more: Any
+) -> AsyncIterator[ProxyLoop]:
+    settings = ProxySettings(mode=mode, detectors=cluster_cidr_detectors(["10.0.0.0/8"]), min_period=0.005, **more)
+    loop = ProxyLoop(view, wire, "node-a", settings, report=report)  # type: ignore[arg-type]
     task = asyncio.create_task(loop.run())
     try:
         await until(lambda: loop.synced)
@@ -134,13 +133,57 @@ async def test_rules_that_somebody_took_away_come_back(wire: Wire, mode: str) ->
         await until(lambda: reached(wire) == {"10.1.0.1:8080"})
 
 
-async def test_a_refused_transaction_is_followed_by_a_whole_new_table(wire: Wire) -> None:
+async def test_a_refused_transaction_is_followed_by_one_that_compares_all(wire: Wire) -> None:
     view = View()
     view.apply(kinds.SERVICE, service("web"))
-    async with running(view, wire, "nftables"):
-        wire.shell("nft", "flush", "map", "ip", "glassnet", "refused")  # the element that the next change deletes
+    told: list[Any] = []
+    async with running(view, wire, "nftables", report=told.append) as loop:
+        family = loop._families["IPv4"]
+        family.writer.watch = lambda _: None  # type: ignore[method-assign]
+        loop._suspicious = lambda _: None  # type: ignore[method-assign]
+        wire.shell("nft", "flush", "set", "ip", "glassnet", "no-endpoints")  # the element that the next change deletes
         view.apply(kinds.ENDPOINT_SLICE, endpoints("web", "10.1.0.1"))
         await until(lambda: reached(wire) == {"10.1.0.1:8080"})
+        assert [(each.reason, each.regarding["name"]) for each in told] == [("RulesNotApplied", "web")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("what", ["flush", "delete"])
+async def test_what_others_do_to_our_rules_is_undone_within_a_tenth_of_a_second(
+    wire: Wire, mode: str, what: str
+) -> None:
+    view = View()
+    for number in range(20):
+        view.apply(kinds.SERVICE, service(f"s{number}", clusterIP=f"172.30.1.{number}"))
+        view.apply(kinds.ENDPOINT_SLICE, endpoints(f"s{number}", "10.1.0.1", "10.1.0.2"))
+    async with running(view, wire, mode) as loop:
+        before = state(wire, mode)
+        if what == "flush":
+            wire.shell("nft", "flush", "ruleset")
+        elif mode == "nftables":
+            wire.shell("nft", "delete", "element", "ip", "glassnet", "services-2", "{ 172.30.1.7 . tcp . 80 }")
+        else:
+            wire.shell("iptables", "-t", "nat", "-D", "KUBE-SERVICES", "1")
+        begun = time.monotonic()
+        await until(lambda: loop.repairs)
+        assert (
+            time.monotonic() - begun < 0.5
+        )  # far above the tenth, as the machine may be busy; the benchmark measures it
+        assert state(wire, mode) == before
+        await asyncio.sleep(0)
+        assert loop.repairs == 1
+
+
+async def test_rules_of_others_in_the_same_tables_are_no_reason_to_look(wire: Wire) -> None:
+    view = View()
+    view.apply(kinds.SERVICE, service("web"))
+    async with running(view, wire, "iptables") as loop:
+        wire.shell("iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.9.0.0/16", "-j", "MASQUERADE")
+        wire.shell("nft", "add", "table", "ip", "other")
+        view.apply(kinds.ENDPOINT_SLICE, endpoints("web", "10.1.0.1"))
+        await until(lambda: reached(wire) == {"10.1.0.1:8080"})
+        assert loop.repairs == 0
+        assert "10.9.0.0/16" in wire.shell("iptables-save")
 
 
 @pytest.mark.parametrize(("before", "after"), [MODES, MODES[::-1]])
@@ -232,17 +275,24 @@ def state(wire: Wire, mode: str) -> Any:
     found = json.loads(wire.shell("nft", "-j", "list", "table", "ip", "glassnet"))["nftables"]
     items = []
     for item in found:
-        if "chain" in item and re.fullmatch(r"(node-port-)?(pick|local)-\d+", item["chain"]["name"]):
-            continue  # how many there are ready depends on the largest Service there ever was
-        if "rule" in item and re.fullmatch(r"(node-port-)?(pick|local)-\d+", item["rule"]["chain"]):
-            continue
         for body in item.values():
-            for field in ("handle", "elem"):
-                value = body.pop(field, None) if isinstance(body, dict) else None
-                if field == "elem" and value:
-                    body["elements"] = sorted(json.dumps(element, sort_keys=True) for element in value)
+            for name in ("handle", "elem"):
+                value = body.pop(name, None) if isinstance(body, dict) else None
+                if name == "elem" and value:
+                    body["elements"] = sorted(
+                        json.dumps(each, sort_keys=True) for each in elements_of(body["name"], value)
+                    )
         items.append(json.dumps(item, sort_keys=True))
     return sorted(items)
+
+
+def elements_of(name: str, listed: list[Any]) -> list[Any]:
+    """Elements; of maps from slots, the slots and the endpoints apart, as history decides which has which."""
+    if not name.endswith("endpoints") or "no-" in name:
+        return listed
+    slots = [key if isinstance(key, dict) and "concat" in key else key["elem"]["val"] for key, _ in listed]
+    targets = [[slot["concat"][:-1], target] for slot, (_, target) in zip(slots, listed, strict=True)]
+    return [*slots, *targets]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -270,15 +320,18 @@ async def test_after_any_history_the_kernel_is_as_a_fresh_proxy_would_have_made_
         fresh.close()
 
 
-async def test_of_many_elements_the_one_that_nft_refuses_is_shown(wire: Wire) -> None:
-    good = [f"10.0.{n}.1 . tcp . 80" for n in range(40)]
-    bad = "10.0.99.1 . tcp . 123456"
-    table = "add table ip t\nadd set ip t s { type ipv4_addr . inet_proto . inet_service; }\n"
-    script = f"{table}add element ip t s {{ {', '.join([*good, bad, *good])} }}\n"
-    with pytest.raises(CommandError) as caught:
-        await Nft(wire).run(script)  # type: ignore[arg-type]
-    assert str(caught.value).endswith(f"line 3: {bad}")
-    assert "table ip t" not in wire.shell("nft", "list", "tables")
+async def test_of_many_elements_the_one_that_the_kernel_refuses_is_named(wire: Wire) -> None:
+    tables, family = NfTables(wire), FAMILIES["IPv4"]  # type: ignore[arg-type]
+    table = State(Rules())
+    tables.commit(table.full({}))
+    key = family.entry("172.30.0.1", "TCP", 80)
+    there = m.element(key, m.tail(m.verdict(m.GOTO, "pick-1"), m.comment("demo/first")))
+    tables.commit(m.element_messages(m.IPV4, "glassnet", "services", [there]))
+    good = [m.element(family.entry(f"172.30.1.{n}", "TCP", 80), m.tail(m.verdict(m.GOTO, "pick-1"), m.comment(f"demo/s{n}"))) for n in range(40)]  # fmt: skip
+    clash = m.element(key, m.tail(m.verdict(m.GOTO, "pick-2"), m.comment("demo/second")))
+    with pytest.raises(KernelError, match=r"add an element to glassnet services \(demo/second\): .*EEXIST"):
+        tables.commit(m.element_messages(m.IPV4, "glassnet", "services", [*good, clash, *good]))
+    assert "172.30.1.1 " not in wire.shell("nft", "list", "ruleset")
 
 
 async def test_loops_of_many_nodes_share_what_is_alike() -> None:
@@ -287,14 +340,15 @@ async def test_loops_of_many_nodes_share_what_is_alike() -> None:
     view.apply(kinds.ENDPOINT_SLICE, endpoints("web", "10.1.0.1"))
     shared = SharedCompute(view)
     wires = [Wire(["192.168.0.2"]) for _ in range(3)]
-    loops: list[ProxyLoop[Any]] = [
-        ProxyLoop(view, wire, f"node-{n}", mode="nftables", cluster_cidr="10.0.0.0/8", shared=shared)  # type: ignore[arg-type]
+    settings = ProxySettings(detectors=cluster_cidr_detectors(["10.0.0.0/8"]))
+    loops = [
+        ProxyLoop(view, wire, f"node-{n}", settings, shared=shared)  # type: ignore[arg-type]
         for n, wire in enumerate(wires)
     ]
     tasks = [asyncio.create_task(loop.run()) for loop in loops]
     try:
         await until(lambda: all(loop.synced for loop in loops))
-        assert len({id(piece) for loop in loops for piece in loop._pieces.values()}) == 1
+        assert len({id(ports) for loop in loops for ports in loop._families["IPv4"].asked.values()}) == 1
         assert [reached(wire) for wire in wires] == [{"10.1.0.1:8080"}] * 3
     finally:
         for loop in loops:

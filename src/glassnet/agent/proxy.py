@@ -3,69 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from glassnet.agent.proxy_writers import IptablesWriter, NftablesWriter
+from glassnet.agent.proxy_family import FamilyProxy, Lost, SharedCompute
+from glassnet.agent.proxy_observers import Observers
+from glassnet.agent.proxy_writers import IptablesWriter, NftablesWriter, Writer
+from glassnet.kernel.addresses import Addresses
 from glassnet.kernel.api import Machine
+from glassnet.kernel.conntrack import Conntrack
 from glassnet.kube import kinds
-from glassnet.kube.types import Node, Service
+from glassnet.kube.change import Record
+from glassnet.kube.types import Node
 from glassnet.kube.view import SERVICE_NAME_LABEL, Event, Key, View
+from glassnet.net import address
 from glassnet.net.errors import GlassnetError
-from glassnet.proxy import compute, conntrack
-from glassnet.proxy.backends import iptables, nftables
-from glassnet.proxy.model import ServicePort
+from glassnet.proxy import nodeports
+from glassnet.proxy.model import LocalDetector, NodeFacts, Rules
 
 log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
-P = TypeVar("P")
+MODES = ("iptables", "nftables")
 
 
-class Writer(Protocol[P]):
-    """Spells one Service, and brings the kernel from what it has to what is wanted."""
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """How a node's proxy works. Periods are in seconds; `detectors` by IP family; `node_port_addresses` as kube-proxy's configuration has them."""
 
-    def spell(self, ports: list[ServicePort]) -> P: ...
-    async def write(self, changed: dict[Key, P | None], everything: dict[Key, P]) -> None: ...
-    def forget(self) -> None: ...
-    async def intact(self) -> bool: ...
-    async def sweep(self) -> None: ...
+    mode: str = "iptables"
+    families: tuple[str, ...] = (address.IPV4,)
+    detectors: Mapping[str, LocalDetector] = field(default_factory=dict)
+    masquerade_all: bool = False
+    mark: int = 0x4000
+    node_port_addresses: tuple[str, ...] = ()
+    localhost_node_ports: bool = True
+    service_cidrs: tuple[str, ...] = ()
+    drop_invalid: bool = True
+    min_period: float = 0.01
+    sync_period: float = 30.0
+    iptables_tool: str = ""  # nft, legacy, or what the node uses already
 
 
-class SharedCompute:
-    """What several nodes' proxies have in common: rules of Services that are the same on every node are spelled once."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-        self.turn = asyncio.Semaphore(2)  # as many writers at a time as a small machine has processors
-        self.loops = 0
-        self._cache: dict[tuple[Key, str], Any] = {}
-        view.subscribe(self._on_event, replay=False)
-
-    def _on_event(self, event: Event) -> None:
-        for key in services_of(event):
-            for mode in ("iptables", "nftables"):
-                self._cache.pop((key, mode), None)
-
-    def piece(self, key: Key, node: str, mode: str, spell: Callable[[list[ServicePort]], P]) -> P | None:
-        """A Service as it is to be spelled on a node; None when it is gone."""
-        found = self._cache.get((key, mode))
-        if found is not None:
-            result: P = found
-            return result
-        service: Service | None = self.view.services.get(key)
-        if service is None:
-            return None
-        slices = list(self.view.slices_of(key))
-        if compute.depends_on_node(service, slices):
-            mine = self.view.nodes.get(Key("", node))
-            zone = mine.metadata.labels.get(ZONE, "") if mine else ""
-            ips = mine.internal_ips() if mine else ()
-            return spell(compute.service_ports(service, slices, node, zone, ips))
-        made = spell(compute.service_ports(service, slices))
-        self._cache[key, mode] = made
-        return made
+def cluster_cidr_detectors(cidrs: Iterable[str]) -> dict[str, LocalDetector]:
+    """detectLocalMode ClusterCIDR: the first range of each family."""
+    out: dict[str, LocalDetector] = {}
+    for cidr in cidrs:
+        out.setdefault(address.family(cidr), LocalDetector("source", cidr))
+    return out
 
 
 def services_of(event: Event) -> set[Key]:
@@ -78,145 +66,222 @@ def services_of(event: Event) -> set[Key]:
     return {Key(event.key.namespace, name) for name in names if name}
 
 
-class ProxyLoop(Generic[P]):
-    """One node's proxy. The first sync starts at once, later ones as often as the machine bears."""
+class ProxyLoop:
+    """One node's proxy. The first sync starts at once, later ones as often as `min_period` allows.
+
+    `shared` is what the proxies of several nodes have in common; `report` takes Events to record; `observers` hear of syncs (metrics, health,
+    health check node ports).
+    """
 
     def __init__(
         self,
         view: View,
         machine: Machine,
         node_name: str,
+        settings: ProxySettings,
         *,
-        mode: str = "iptables",
-        cluster_cidr: str = "",
         shared: SharedCompute | None = None,
-        min_period: float = 0.03,
-        check_period: float = 30.0,
-        node_port_addresses: tuple[str, ...] | None = None,
-        service_cidrs: tuple[str, ...] = (),
+        report: Callable[[Record], None] | None = None,
+        observers: Observers | None = None,
     ) -> None:
-        self._view, self._machine, self._node, self._mode = view, machine, node_name, mode
+        self._view, self._machine, self._node, self.settings = view, machine, node_name, settings
         self._shared = shared or SharedCompute(view)
         self._shared.loops += 1
-        self._period, self._check_period = min_period, check_period
-        writer: Any = (
-            IptablesWriter(
-                machine,
-                iptables.Options(
-                    cluster_cidr,
-                    localhost_node_ports=node_port_addresses is None,
-                    node_port_addresses=node_port_addresses,
-                ),
-            )
-            if mode == "iptables"
-            else NftablesWriter(machine, nftables.Options(cluster_cidr, node_port_addresses, service_cidrs))
-        )
-        self._writer: Writer[P] = writer
-        self._pieces: dict[Key, P] = {}
+        self._report = report or (lambda _: None)
+        self._observers = observers or Observers()
+        self._conntrack = Conntrack(machine.netns)
+        self._addresses: Addresses | None = None
+        self._families: dict[str, FamilyProxy] = {}
+        self._make_families()
         self._dirty: set[Key] = set()
+        self._suspect: set[str] = set()
+        self._moved = False  # something that holds for the whole node may have changed
         self._awake = asyncio.Event()
         self._running: asyncio.Task[Any] | None = None
         self._busy = asyncio.Lock()
-        self._other: IptablesWriter | NftablesWriter = (
-            NftablesWriter(machine, nftables.Options())
-            if mode == "iptables"
-            else IptablesWriter(machine, iptables.Options())
-        )
+        self._sweep_others = True
         self.synced = 0
+        self.repairs = 0
+
+    def _make_families(self) -> None:
+        for family in self.settings.families:
+            rules = self._rules(family)
+            self._families[family] = FamilyProxy(family, rules, self._writer(rules))
+
+    def _writer(self, rules: Rules) -> Writer:
+        if self.settings.mode == "iptables":
+            return IptablesWriter(self._machine, rules, self.settings.iptables_tool)
+        return NftablesWriter(self._machine, rules)
+
+    # -- what holds for the whole node
+
+    def _facts(self) -> NodeFacts:
+        node = self._view.nodes.get(Key("", self._node))
+        zone, ips = _place(node)
+        return NodeFacts(self._node, zone, ips)
+
+    def _rules(self, family: str) -> Rules:
+        settings = self.settings
+        words = settings.node_port_addresses
+        local: tuple[str, ...] = ()
+        if nodeports.follows_interfaces(words):
+            if self._addresses is None:
+                self._addresses = Addresses(self._machine.netns)
+            local = self._addresses.all()
+        default = nodeports.PRIMARY if settings.mode == "nftables" else ""
+        serving = nodeports.resolve(words, family, self._facts().addresses, local, default)
+        cidrs = {cidr for each in self._view.all(kinds.SERVICE_CIDR) for cidr in each.spec.cidrs}
+        cidrs.update(settings.service_cidrs)
+        return Rules(
+            family=family,
+            detector=settings.detectors.get(family),
+            masquerade_all=settings.masquerade_all,
+            mark=settings.mark,
+            node_port_addresses=serving,
+            localhost_node_ports=settings.localhost_node_ports and nodeports.includes_loopback(words, family),
+            service_cidrs=tuple(sorted(cidr for cidr in cidrs if address.family(cidr) == family)),
+            drop_invalid=settings.drop_invalid,
+        )
+
+    # -- events
 
     def _on_event(self, event: Event) -> None:
         if keys := services_of(event):
             self._dirty |= keys
-            self._awake.set()
-        elif event.kind is kinds.NODE and event.key.name == self._node and _place(event.old) != _place(event.new):
+            self._observers.queued(event, keys)
+        elif event.kind is kinds.NODE and event.key.name == self._node:
+            self._observers.node(event.new)
+            if _place(event.old) == _place(event.new):
+                return
             self._dirty |= set(self._view.services)
-            self._awake.set()
+            self._moved = True
+        elif event.kind is kinds.SERVICE_CIDR:
+            self._moved = True
+        else:
+            return
+        self._awake.set()
+
+    def _suspicious(self, family: str) -> None:
+        self._suspect.add(family)
+        self._awake.set()
+
+    def _addresses_changed(self) -> None:
+        assert self._addresses is not None
+        self._addresses.drain()
+        self._moved = True
+        self._awake.set()
+
+    # -- the loop
 
     async def run(self) -> None:
         """Until cancelled or stopped. A failed sync is tried again, in full, after a pause. Start it when the View is complete."""
         self._running = asyncio.current_task()
         unsubscribe = self._view.subscribe(self._on_event)
         self._awake.set()
-        delay = 0.5
+        delay = 0.1
         try:
             while True:
-                quiet = await self._nothing_happens()
+                await self._awake.wait()
                 self._awake.clear()
                 try:
                     async with self._shared.turn, self._busy:
-                        if quiet and not await self._writer.intact():
-                            self._start_over("somebody has taken our rules away")
                         await self._sync()
-                    delay = 0.5
+                    delay = 0.1
                 except GlassnetError as error:
-                    self._start_over(str(error))
-                    self._awake.set()
+                    self._failed(error)
                     await asyncio.sleep(delay)
-                    delay = min(30.0, delay * 2)
-                await asyncio.sleep(self._period * max(1.0, self._shared.loops / 3))
+                    delay = min(self.settings.sync_period, delay * 2)
+                    self._awake.set()
+                if not self._suspect:
+                    await asyncio.sleep(self.settings.min_period * max(1.0, self._shared.loops / 3))
         finally:
             unsubscribe()
-
-    async def _nothing_happens(self) -> bool:
-        """Wait for an event, or for the time to look whether our rules are still there: True when it was the time."""
-        try:
-            await asyncio.wait_for(self._awake.wait(), self._check_period)
-        except TimeoutError:
-            return True
-        return False
-
-    def _start_over(self, reason: str) -> None:
-        """The next sync writes everything anew."""
-        log.error("proxy of %s: %s", self._node, reason)
-        self._dirty |= {*self._view.services, *self._pieces}
-        self._pieces.clear()
-        self._writer.forget()
+            self._close()
 
     async def _sync(self) -> None:
         dirty, self._dirty = self._dirty, set()
-        changed: dict[Key, P | None] = {}
-        for key in dirty:
-            piece = self._shared.piece(key, self._node, self._mode, self._writer.spell)
-            if piece != self._pieces.get(key):
-                changed[key] = piece
-        if changed or not self.synced:
-            await self._write(changed)
-        await self._forget_udp(dirty)
-
-    async def _write(self, changed: dict[Key, P | None]) -> None:
-        wanted = {**self._pieces, **{key: piece for key, piece in changed.items() if piece is not None}}
-        for key, piece in changed.items():
-            if piece is None:
-                wanted.pop(key, None)
-        await self._writer.write(changed, wanted)
-        self._pieces = wanted
+        suspect, self._suspect = self._suspect, set()
+        moved, self._moved = self._moved, False
+        facts, started, failure = self._facts(), time.monotonic(), None
+        for family in self._families.values():
+            try:
+                if moved:
+                    await family.adopt(self._rules(family.name))
+                if family.name in suspect and await family.writer.repair():
+                    self.repairs += 1
+                    log.warning("proxy of %s: somebody changed our %s rules; they are mended", self._node, family.name)
+                lost = await family.write(self._view, self._shared, facts, dirty, self.settings.mode)
+            except GlassnetError as error:  # the other family goes on
+                failure = error
+                self._dirty |= dirty
+                self._observers.failed(family.name, self.settings.mode)
+                continue
+            self._observers.synced(family, time.monotonic() - started)
+            self._tell_lost(lost)
+            self._forget_udp(family, dirty, facts)
+        if failure:
+            raise failure
         if not self.synced:
-            await self._sweep_other()
+            await self._first_done()
+        await self._observers.after(self._view, dirty, facts, self._node)
         self.synced += 1
 
-    async def _sweep_other(self) -> None:
-        """Take away what the other mode left; after our own rules are in place, so that no connection finds none."""
-        try:
-            await self._other.sweep()
-        except GlassnetError as error:
-            log.warning("proxy of %s: rules of the other mode, if any, stay: %s", self._node, error)
+    async def _first_done(self) -> None:
+        """After the first sync: listen to what others do, and take away what the other mode left. Not before: no connection shall find no rules."""
+        for name, family in self._families.items():
+            family.writer.watch(lambda name=name: self._suspicious(name))  # type: ignore[misc]
+        if self._addresses is not None:
+            asyncio.get_running_loop().add_reader(self._addresses.fileno(), self._addresses_changed)
+        if self._sweep_others:
+            await self._sweep_other_mode()
 
-    async def _forget_udp(self, keys: Iterable[Key]) -> None:
+    async def _sweep_other_mode(self) -> None:
+        for family in self._families.values():
+            rules = Rules(family=family.name)
+            other: Writer = (
+                NftablesWriter(self._machine, rules)
+                if self.settings.mode == "iptables"
+                else IptablesWriter(self._machine, rules)
+            )
+            try:
+                await other.sweep()
+            except GlassnetError as error:
+                log.warning("proxy of %s: rules of the other mode, if any, stay: %s", self._node, error)
+            finally:
+                other.close()
+
+    def _failed(self, error: GlassnetError) -> None:
+        log.error("proxy of %s: %s", self._node, error)
+        for namespace, name in re.findall(r"[(\" ]([a-z0-9-]+)/([a-z0-9-]+)", str(error)):
+            if Key(namespace, name) in self._view.services:
+                self._tell(Key(namespace, name), "RulesNotApplied", f"node {self._node}: {error}")
+                return
+
+    def _tell_lost(self, lost: Iterable[Lost]) -> None:
+        for each in lost:
+            ip, protocol, port = each.entry
+            what = f"{ip}:{port}/{protocol}" if ip else f"node port {port}/{protocol}"
+            message = f"{what} is not programmed for this Service: {each.holder} has it (the older Service does)"
+            self._tell(each.key, "AddressConflict", message)
+
+    def _tell(self, key: Key, reason: str, message: str) -> None:
+        service = self._view.services.get(key)
+        uid = service.metadata.uid if service else ""
+        about = {"kind": "Service", "apiVersion": "v1", "namespace": key.namespace, "name": key.name, "uid": uid}
+        self._report(Record(about, "Warning", reason, message, "glassnet-proxy"))
+
+    def _forget_udp(self, family: FamilyProxy, keys: Iterable[Key], facts: NodeFacts) -> None:
         """Drop conntrack entries of UDP traffic that still goes to endpoints that have gone; after the rules are in place."""
-        ports = []
-        for key in keys:
-            if service := self._view.services.get(key):
-                ports += conntrack.udp_ports(service, self._view.slices_of(key))
-        if not ports:
-            return
+        started = time.monotonic()
         try:
-            listing = (await self._machine.run(["conntrack", "-L", "-p", "udp"])).decode()
+            ended = family.forget_udp(self._view, keys, self._conntrack, facts.addresses)
         except GlassnetError as error:
             log.warning("proxy of %s: %s", self._node, error)
             return
-        for flow in conntrack.stale(listing, ports):
-            with contextlib.suppress(GlassnetError):  # it expired meanwhile
-                await self._machine.run(["conntrack", "-D", *flow.words()])
+        if ended is not None:
+            self._observers.conntrack(family.name, time.monotonic() - started, ended)
+
+    # -- the end
 
     async def stop(self, sweep: bool = True) -> None:
         """End `run`, and take our rules away unless they are to go on working."""
@@ -229,7 +294,21 @@ class ProxyLoop(Generic[P]):
 
     async def sweep(self) -> None:
         """Take our rules away."""
-        await self._writer.sweep()
+        for family in self._families.values():
+            writer = self._writer(family.rules)
+            try:
+                await writer.sweep()
+            finally:
+                writer.close()
+
+    def _close(self) -> None:
+        for family in self._families.values():
+            family.writer.close()
+        if self._addresses is not None:
+            asyncio.get_running_loop().remove_reader(self._addresses.fileno())
+            self._addresses.close()
+        self._conntrack.close()
+        self._shared.loops -= 1
 
 
 def _place(node: Node | None) -> tuple[str, tuple[str, ...]]:

@@ -1,172 +1,285 @@
-"""Bringing rules into the kernel: one writer per kind of rules. Each keeps what it has written, and never lists on the hot path."""
+"""Bringing rules into the kernel: one writer per kind of rules and IP family. Each keeps what it has written, and never lists on the hot path."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import dataclasses
+import errno
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from glassnet.kernel.api import Machine
-from glassnet.kernel.iptables import Iptables
-from glassnet.kernel.nft import Nft
+from glassnet.kernel.counters import Counters
+from glassnet.kernel.iptables import Iptables, LegacyInfo, choose, legacy_tables
+from glassnet.kernel.nftables import GENERATION, Change, NfTables, NfTablesListener
 from glassnet.kube.view import Key
-from glassnet.proxy.backends import iptables, nftables
-from glassnet.proxy.backends.iptables import CANARY, JUMPS, PREFIXES, TOP, Options, Piece
-from glassnet.proxy.backends.nftables import Elements
-from glassnet.proxy.backends.nftables_state import State
-from glassnet.proxy.model import ServicePort
-from glassnet.ruleset.diff import difference
-from glassnet.ruleset.emit_iptables import emit
-from glassnet.ruleset.model import Rule
+from glassnet.net import address
+from glassnet.net.errors import KernelError
+from glassnet.proxy.backends import iptables_state, nftables_state
+from glassnet.proxy.backends.iptables import FIREWALL, INVALID_COUNTER, LOCALHOST_COUNTER, TOP
+from glassnet.proxy.backends.nftables_layout import FAMILIES, TABLE
+from glassnet.proxy.model import Rules, ServicePort
+from glassnet.ruleset import nft_messages as m
+
+Ports = tuple[ServicePort, ...]
+LOOK_PERIOD = 0.05  # seconds between looks at a legacy table, which gives no notice of changes
 
 
-class IptablesWriter:
-    """Chains as kube-proxy has them. A chain is written whole, and only when it changes: an endpoint leaves the shared ones alone."""
+class Writer(Protocol):
+    """Brings one family's rules in the kernel from what they are to what is wanted."""
 
-    def __init__(self, machine: Machine, options: Options) -> None:
-        self._machine, self._tools, self._options = machine, Iptables(machine), options
-        self._chains: dict[str, list[str]] = {}
-        self._top: dict[tuple[str, str], list[str]] = {}
-        self._known = False
+    async def write(self, changed: Mapping[Key, Ports | None]) -> bool:
+        """Take in the Services that changed. The first call, and the next one after a failure, compares with what is there and mends all
+        that differs. False when nothing had to be done. Raises KernelError; the kernel then has what it had before."""
 
-    def forget(self) -> None:
-        """What is in the kernel is no longer known."""
-        self._known = False
+    async def adopt(self, rules: Rules) -> None:
+        """Take in what holds for the whole node. Raises KernelError."""
 
-    def spell(self, ports: list[ServicePort]) -> Piece:
-        """One Service."""
-        return iptables.piece(ports, self._options)
+    async def repair(self) -> bool:
+        """Compare with what is there, after somebody else has changed it. False when nothing had to be done. Raises KernelError."""
 
-    async def write(self, changed: Mapping[Key, Piece | None], everything: Mapping[Key, Piece]) -> None:
-        """One load, a transaction in each table; the first one also adds the jumps that are missing and drops chains left by others before us."""
-        jumps: list[tuple[str, str]] = []
-        if not self._known:
-            jumps, self._top = await self._look(), {}
-        wanted = {name: lines for piece in everything.values() for name, lines in piece.chains.items()}
-        fresh, stale = difference(self._chains, wanted)
-        top = iptables.fixed(self._options)
-        for _, piece in sorted(everything.items()):
-            for place, lines in piece.top.items():
-                top.setdefault(place, []).extend(lines)
-        top.setdefault(("nat", iptables.SERVICES), []).extend(iptables.last(self._options))
-        text = "".join(
-            self._table(
-                table,
-                {
-                    name: lines
-                    for name in TOP[table]
-                    if (lines := top.get((table, name), [])) != self._top.get((table, name))
-                },
-                fresh if table == "nat" else {},
-                stale if table == "nat" else [],
-                [line for where, line in jumps if where == table],
-            )
-            for table in TOP
-        )
-        if text:
-            await self._tools.restore(text)
-        if self._options.localhost_node_ports and not self._known:
-            self._machine.sysctl({"net.ipv4.conf.all.route_localnet": 1})
-        self._chains, self._known = wanted, True
-        self._top = {(table, name): top.get((table, name), []) for table in TOP for name in TOP[table]}
-
-    def _table(
-        self,
-        table: str,
-        shared: Mapping[str, list[str]],
-        own: Mapping[str, list[str]],
-        stale: Sequence[str],
-        jumps: Sequence[str],
-    ) -> str:
-        """One table's part of the input: chains to fill anew, jumps to add, chains to delete; "" when there is nothing to do."""
-        if not (shared or own or stale or jumps):
-            return ""
-        lines = [f"*{table}"]
-        lines += [f":{chain} - [0:0]" for chain in (*shared, *own, *stale)]
-        lines += [line for content in (*shared.values(), *own.values()) for line in content]
-        lines += [*jumps, *(f"-X {chain}" for chain in stale)]
-        return "\n".join(lines) + "\nCOMMIT\n"
-
-    async def _look(self) -> list[tuple[str, str]]:
-        """Learn which chains of ours are there; the jumps that are not, as lines to add."""
-        found: dict[str, list[str]] = {}
-        present: dict[str, set[str]] = {}
-        for table in TOP:
-            lines = await self._tools.save(table)
-            present[table] = {line for line in lines if line.startswith("-A ")}
-            for line in lines:
-                if line.startswith(":") and (name := line[1:].split()[0]).startswith(PREFIXES):
-                    found[name] = []
-        self._chains = found
-        return [
-            (table, _jump(chain, rule).replace("-A ", "-I ", 1))
-            for table, chain, rule in JUMPS
-            if _jump(chain, rule) not in present[table]
-        ]
-
-    async def intact(self) -> bool:
-        """Whether the canary in the least used table lives: who flushes all tables takes it as well (kube-proxy's way to notice)."""
-        return any(line.startswith(f":{CANARY} ") for line in await self._tools.save("mangle"))
+    def watch(self, suspicious: Callable[[], None]) -> None:
+        """Call `suspicious` whenever somebody else changes tables of ours, from now on."""
 
     async def sweep(self) -> None:
-        """Remove every chain of ours and the jumps to them."""
-        if not await self.intact():
-            return
-        await self._look()
-        text = ""
-        for table in reversed(TOP):
-            saved = {line for line in await self._tools.save(table) if line.startswith("-A ")}
-            own = [*TOP[table], *(self._chains if table == "nat" else ())]
-            lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in own)]
-            lines += [
-                _jump(chain, rule).replace("-A ", "-D ", 1)
-                for where, chain, rule in JUMPS
-                if where == table and _jump(chain, rule) in saved
-            ]
-            text += "\n".join([*lines, *(f"-X {chain}" for chain in own), "COMMIT"]) + "\n"
-        await self._tools.restore(text)
-        self._chains, self._known = {}, False
+        """Remove all that is ours. Raises KernelError."""
 
-
-def _jump(builtin: str, rule: Rule) -> str:
-    """A jump into our chains, the connection state before the comment, as kube-proxy writes it and iptables-save then shows it.
-
-    The matches keep the order they were given in, so one text has to do for adding, finding and deleting the rule.
-    """
-    line = emit(builtin, rule)
-    state = " -m conntrack --ctstate NEW"
-    if state not in line:
-        return line
-    line = line.replace(state, "", 1)
-    return line.replace(" -m comment ", f"{state} -m comment ", 1)
+    def close(self) -> None:
+        """Give back sockets."""
 
 
 class NftablesWriter:
-    """Elements of the constant ruleset. The table is made anew when more pick chains are needed than it has."""
+    """Elements of the constant ruleset."""
 
-    def __init__(self, machine: Machine, options: nftables.Options) -> None:
-        self._nft, self._state = Nft(machine), State(options)
+    def __init__(self, machine: Machine, rules: Rules) -> None:
+        self._tables = NfTables(machine.netns)
+        self._state = nftables_state.State(rules)
+        self._family = FAMILIES[rules.family].number
+        self._listener: NfTablesListener | None = None
         self._known = False
 
-    def forget(self) -> None:
-        """What is in the kernel is no longer known: the next write starts with a fresh table."""
+    async def write(self, changed: Mapping[Key, Ports | None]) -> bool:
+        """One transaction of what differs."""
+        messages = self._state.update(changed)
+        if not self._known:
+            return await self.repair()
+        return self._commit(messages)
+
+    def _commit(self, messages: list[m.Message]) -> bool:
+        try:
+            if messages:
+                self._tables.commit(messages)
+        except KernelError:
+            self._known = False
+            raise
+        return bool(messages)
+
+    async def adopt(self, rules: Rules) -> None:
+        """Addresses and ranges as elements; other things by the frame's chains anew."""
+        messages = self._state.adopt(rules)
+        if self._known:
+            self._commit(messages)
+
+    async def repair(self) -> bool:
+        """List the table once, and send what differs."""
         self._known = False
-
-    def spell(self, ports: list[ServicePort]) -> Elements:
-        """One Service."""
-        return nftables.elements(ports)
-
-    async def write(self, changed: Mapping[Key, Elements | None], everything: Mapping[Key, Elements]) -> None:
-        """One transaction: the difference, or the whole table when the kernel's state is not known or the table has grown too small."""
-        text = self._state.update(changed) if self._known else None
-        if text is None:
-            text = self._state.full(everything)
-        await self._nft.run(text)
+        messages = self._state.reconcile(self._observe())
+        try:
+            self._commit(messages)
+        except KernelError as error:
+            if error.number not in (errno.EEXIST, errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            self._commit(
+                self._state.full(self._state.everything())
+            )  # what is there has another shape: replace it whole
         self._known = True
+        return True
 
-    async def intact(self) -> bool:
-        """Whether our table is there."""
-        return await self._nft.has_table("ip", nftables.TABLE)
+    def _observe(self) -> nftables_state.Observed:
+        note = self._tables.table_note(self._family, TABLE)
+        seen = nftables_state.Observed(note or "")
+        if note != self._state.layout.note():
+            return seen
+        seen.chains = self._tables.chains(self._family, TABLE)
+        seen.sets = self._tables.sets(self._family, TABLE)
+        for name in self._state.layout.set_names():
+            if name not in seen.sets:
+                return nftables_state.Observed()  # somebody deleted a set: nothing less than a new table will do
+            seen.take(name, self._tables.elements(self._family, TABLE, name))
+        return seen
+
+    def watch(self, suspicious: Callable[[], None]) -> None:
+        """The kernel tells who listens what others do to the table."""
+        self._listener = listener = self._tables.listen()
+
+        def heard() -> None:
+            changes = listener.read()
+            if changes is None or any(each.table == TABLE and each.family == self._family for each in changes):
+                suspicious()
+
+        asyncio.get_running_loop().add_reader(listener.fileno(), heard)
 
     async def sweep(self) -> None:
-        """Remove the table; that it is there at all is made sure of first, as older nft has no other way to delete without an error."""
-        await self._nft.run(f"add table ip {nftables.TABLE}\ndelete table ip {nftables.TABLE}\n")
-        self.forget()
+        """Remove the table; that it is there at all is made sure of first, in the same transaction."""
+        self._known = False
+        if self._tables.table_note(self._family, TABLE) is not None:
+            self._tables.commit([m.new_table(self._family, TABLE), m.delete_table(self._family, TABLE)])
+
+    def close(self) -> None:
+        """Close sockets."""
+        if self._listener:
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+        self._tables.close()
+
+
+class IptablesWriter:
+    """Chains as kube-proxy has them. A chain is written whole, and only when it changes; in shared chains single rules come and go."""
+
+    def __init__(self, machine: Machine, rules: Rules, tool: str = "") -> None:
+        self._machine, self._rules, self._tool = machine, rules, tool
+        self.state = iptables_state.State(rules)
+        self._counters = Counters(machine.netns)
+        self._tools: Iptables | None = None
+        self._known = False
+        self._listener: NfTablesListener | None = None
+        self._sizes: LegacyInfo | None = None
+        self._left: tuple[object, ...] = ()
+        self._look: asyncio.Task[None] | None = None
+        self._writing = False
+
+    async def _prepare(self) -> Iptables:
+        """Find out what the node has: which tool, and which of the features that rules may use."""
+        if self._tools is None:
+            self._tool = self._tool or await choose(self._machine)
+            self._tools = Iptables(self._machine, self._rules.family, self._tool)
+            version = await self._tools.version()
+            counters = self._counters.ensure((INVALID_COUNTER, LOCALHOST_COUNTER))
+            self._rules = _with(self._rules, random_fully=version >= (1, 6, 2), counters=counters)
+            self.state.adopt(self._rules)
+        return self._tools
+
+    async def write(self, changed: Mapping[Key, Ports | None]) -> bool:
+        """One load, a transaction in each table."""
+        if not self._known:
+            await self._prepare()
+            self.state.set_ports(changed)
+            return await self.repair()
+        return await self._restore(self.state.update(changed))
+
+    async def _restore(self, text: str) -> bool:
+        if not text:
+            return False
+        tools = await self._prepare()
+        self._known, self._writing = False, True
+        try:
+            await tools.restore(text)
+            self._known = True
+        finally:
+            self._writing = False
+            self._remember(text)
+        return True
+
+    async def adopt(self, rules: Rules) -> None:
+        """Compare all, as the few rules that differ are in shared chains."""
+        self._rules = _with(rules, random_fully=self._rules.random_fully, counters=self._rules.counters)
+        self.state.adopt(self._rules)
+        if self._known:
+            await self.repair()
+
+    async def repair(self) -> bool:
+        """Save the tables once, and write what differs."""
+        self._known = False
+        tools = await self._prepare()
+        self._own_settings()
+        saved = iptables_state.parse_save(await tools.save())
+        done = await self._restore(self.state.reconcile(saved))
+        self._known = True
+        return done
+
+    def _own_settings(self) -> None:
+        """Node ports on 127.0.0.1 need packets from there routed; a rule in KUBE-FIREWALL keeps strangers from it."""
+        if self._rules.family == address.IPV4 and self._rules.localhost_node_ports:
+            self._machine.sysctl({"net.ipv4.conf.all.route_localnet": 1})
+
+    # -- what others do
+
+    def watch(self, suspicious: Callable[[], None]) -> None:
+        """nf_tables gives notice; legacy tables are looked at often, which costs one system call."""
+        self._suspicious = suspicious
+        if self._tool == "legacy":
+            self._sizes = LegacyInfo(self._machine.netns, self._rules.family)
+            self._left = self._legacy_sizes()
+            self._look = asyncio.create_task(self._keep_looking())
+            return
+        tables = NfTables(self._machine.netns)
+        self._listener = tables.listen()
+        tables.close()
+        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._heard)
+
+    def _heard(self) -> None:
+        """Notices come in the middle of our own writing too; how many there should have been is counted afterwards."""
+        if self._listener is None or self._writing:
+            return
+        changes = self._listener.read()
+        if changes is None or any(self._concerns(each) for each in changes):
+            self._suspicious()
+
+    def _concerns(self, change: Change) -> bool:
+        """Whether a change may have hurt our chains or the jumps to them; what others add to their own chains does not."""
+        if change.family != FAMILIES[self._rules.family].number or change.table not in TOP:
+            return False
+        gone = change.kind % 3 == 2
+        return change.name.startswith("KUBE-") or (
+            gone and (change.kind == m.TABLE + 2 or not change.name.startswith("CNI"))
+        )
+
+    def _remember(self, text: str) -> None:
+        """After our own writing: the notices it caused are read, and more of them than that are somebody else's."""
+        if self._listener is not None:
+            changes = self._listener.read()
+            if changes is None or sum(each.kind == GENERATION for each in changes) > text.count("COMMIT\n"):
+                self._suspicious()
+        if self._sizes is not None:
+            self._left = self._legacy_sizes()
+
+    def _legacy_sizes(self) -> tuple[object, ...]:
+        assert self._sizes is not None
+        return tuple(self._sizes.read(table) for table in ("nat", "filter"))
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_PERIOD)
+            if not self._writing and self._known and self._legacy_sizes() != self._left:
+                self._left = self._legacy_sizes()
+                self._suspicious()
+
+    async def sweep(self) -> None:
+        """Remove our chains from both kinds of tables where they are; our counters too."""
+        self._known = False
+        for tool in ("nft", "legacy") if not self._tool else (self._tool,):
+            if tool == "legacy" and not legacy_tables(self._machine.netns):
+                continue
+            tools = Iptables(self._machine, self._rules.family, tool)
+            saved = iptables_state.parse_save(await tools.save())
+            firewall = [line for place, lines in self.state.fixed().items() if place[1] == FIREWALL for line in lines]
+            if text := iptables_state.sweep(saved, firewall):
+                await tools.restore(text)
+        self._counters.remove((INVALID_COUNTER, LOCALHOST_COUNTER))
+
+    def close(self) -> None:
+        """Close sockets, stop looking."""
+        if self._look:
+            self._look.cancel()
+        if self._listener:
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+        if self._sizes:
+            self._sizes.close()
+        self._counters.close()
+
+
+def _with(rules: Rules, *, random_fully: bool, counters: bool) -> Rules:
+    return dataclasses.replace(rules, random_fully=random_fully, counters=counters)

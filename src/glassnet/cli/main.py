@@ -20,6 +20,7 @@ COMMANDS = {
     "node": ("glassnet.cli.node", "Run a command, or a shell, on a node of the lab."),
     "host": ("glassnet.cli.host", "Run a command on a host outside the cluster (internet, vpc-router, …)."),
     "kubectl": ("glassnet.cli.kubectl", "Run real kubectl with the lab's kubeconfig."),
+    "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 

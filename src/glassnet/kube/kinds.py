@@ -49,12 +49,13 @@ ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices
 INGRESS = Kind("networking.k8s.io", "v1", "Ingress", "ingresses", True, ("ing",))
 INGRESS_CLASS = Kind("networking.k8s.io", "v1", "IngressClass", "ingressclasses", False)
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", True, ("netpol",))
+SERVICE_CIDR = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False)
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases", True)
 
 ALL: tuple[Kind, ...] = (
     NAMESPACE, NODE, POD, SERVICE, ENDPOINTS, REPLICATION_CONTROLLER, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, EVENT,
     DEPLOYMENT, REPLICA_SET, DAEMON_SET, STATEFUL_SET, JOB, ENDPOINT_SLICE, INGRESS, INGRESS_CLASS, NETWORK_POLICY,
-    LEASE,
+    SERVICE_CIDR, LEASE,
 )  # fmt: skip
 
 BY_API_KIND: dict[tuple[str, str], Kind] = {(kind.api_version, kind.name): kind for kind in ALL}

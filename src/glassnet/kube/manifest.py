@@ -47,8 +47,8 @@ class Manifest:
         return ParseError(f"{kind}/{name}: {message}" if name else f"{kind}: {message}", self.source, self.line(path))
 
 
-def parse(text: str, source: str) -> list[Manifest]:
-    """Parse one file of manifests; `List` objects are taken apart, empty documents skipped.
+def parse(text: str, source: str, named: bool = True) -> list[Manifest]:
+    """Parse one file of manifests; `List` objects are taken apart, empty documents skipped; `named` asks for metadata.name.
 
     Raises ParseError with file, line and column for broken YAML, a duplicate key, or a document that is no API object.
     """
@@ -63,11 +63,11 @@ def parse(text: str, source: str) -> list[Manifest]:
         raise ParseError(str(error).replace("\n", " "), source) from None
     out: list[Manifest] = []
     for node in nodes:
-        out += _objects(node, source)
+        out += _objects(node, source, named)
     return out
 
 
-def _objects(node: Any, source: str) -> Iterable[Manifest]:
+def _objects(node: Any, source: str, named: bool) -> Iterable[Manifest]:
     if isinstance(node, yaml.ScalarNode) and node.value == "":
         return
     line = node.start_mark.line + 1
@@ -81,10 +81,10 @@ def _objects(node: Any, source: str) -> Iterable[Manifest]:
     items = _child(node, "items")
     if body["kind"].endswith("List") and isinstance(items, yaml.SequenceNode):
         for item in items.value:
-            yield from _objects(item, source)
+            yield from _objects(item, source, named)
         return
     metadata = body.get("metadata")
-    if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
+    if named and not (isinstance(metadata, dict) and (metadata.get("name") or metadata.get("generateName"))):
         raise ParseError(f"{body['kind']}: the object has no metadata.name", source, line)
     yield Manifest(body, source, node)
 

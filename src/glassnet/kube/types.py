@@ -378,6 +378,15 @@ class Service(Obj, frozen=True, rename="camel", gc=False):
     status: ServiceStatus = ServiceStatus()
 
 
+class ServiceCidrSpec(Obj, frozen=True, rename="camel", gc=False):
+    cidrs: tuple[str, ...] = ()
+
+
+class ServiceCidr(Obj, frozen=True, rename="camel", gc=False):
+    metadata: Meta
+    spec: ServiceCidrSpec = ServiceCidrSpec()
+
+
 class EndpointConditions(Obj, frozen=True, rename="camel", gc=False):
     ready: bool | None = None
     serving: bool | None = None
@@ -545,6 +554,7 @@ STRUCTS: dict[Kind, type[Any]] = {
     kinds.SERVICE: Service,
     kinds.ENDPOINTS: Endpoints,
     kinds.ENDPOINT_SLICE: EndpointSlice,
+    kinds.SERVICE_CIDR: ServiceCidr,
     kinds.REPLICATION_CONTROLLER: ReplicationController,
     kinds.CONFIG_MAP: Data,
     kinds.SECRET: Data,

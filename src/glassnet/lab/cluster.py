@@ -12,11 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from glassnet.agent.changes import Writer
 from glassnet.agent.control_plane import ControlPlane
+from glassnet.agent.events import EventRecorder
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
-from glassnet.agent.proxy import ProxyLoop, SharedCompute
+from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.routes import RouteLoop
 from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
 from glassnet.apiserver.local import LocalApi, feed
@@ -29,11 +32,12 @@ from glassnet.lab import control, readiness
 from glassnet.lab.build import Lab, build
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
+from glassnet.lab.proxies import Proxies
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
-from glassnet.net.errors import ApiError
+from glassnet.net.errors import ApiError, LabError
 
 API_PORT = 6443
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -63,6 +67,7 @@ class Cluster:
         self._awake = asyncio.Event()
         self._machines: Lab | None = None
         self._kubelets: dict[str, Kubelet] = {}
+        self._proxies: Proxies | None = None
         self.view = View()
         self.server = ApiServer(
             Store(str(lab.store)), now=utc_now, random=random.Random(), service_cidr=topology.service_cidr
@@ -117,20 +122,30 @@ class Cluster:
             await kubelet.register()
         router = self._machines.machines[self._topology.router]
         self._start(RouteLoop(self.view, router.netns, "eth0").run())
-        shared = SharedCompute(self.view)
-        for spec in workers:
-            loop: ProxyLoop[Any] = ProxyLoop(
-                self.view,
-                self._machines.machines[spec.name],
-                spec.name,
-                mode=self._settings.proxy,
-                cluster_cidr=self._topology.cluster_cidr,
-                shared=shared,
-            )
-            self._start(loop.run())
+        events = EventRecorder(Writer(self.api, utc_now))
+        self._start(events.run())
+        settings = ProxySettings(
+            mode=self._settings.proxy, detectors=cluster_cidr_detectors([self._topology.cluster_cidr]), min_period=0.03
+        )
+        machines = {spec.name: self._machines.machines[spec.name] for spec in workers}
+        self._proxies = Proxies(self.view, machines, settings, events)
+        await self._proxies.start()
+        self._start(self._proxies.run())
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
-        self._control = await control.serve(self._lab, {"status": self.status})
+        self._control = await control.serve(self._lab, {"status": self.status, "proxy": self.switch_proxy})
+
+    async def switch_proxy(self, mode: str) -> dict[str, Any]:
+        """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
+        if mode not in MODES or self._proxies is None:
+            return {"error": f"no such proxy mode: {mode!r}"}
+        try:
+            seconds = await self._proxies.switch(mode)
+        except LabError as error:
+            return {"error": str(error)}
+        self._settings = msgspec.structs.replace(self._settings, proxy=mode)  # type: ignore[arg-type]
+        self._lab.write("settings.json", self._settings.to_json())  # a lab that is resumed has it too
+        return {"mode": mode, "seconds": seconds}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -182,6 +197,9 @@ class Cluster:
             "metadata": {"name": "kubernetes"},
             "subsets": [{"addresses": [{"ip": a} for a in addresses], "ports": [{"name": "https", "port": API_PORT}]}],
         }
+        ranges = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [self._topology.service_cidr]}}
+        if self.view.get(kinds.SERVICE_CIDR, Key("", "kubernetes")) is None:
+            await self.api.create(kinds.SERVICE_CIDR, "", ranges)
         for kind, body in ((kinds.SERVICE, service), (kinds.ENDPOINT_SLICE, piece), (kinds.ENDPOINTS, old)):
             if self.view.get(kind, Key("default", "kubernetes")) is None:
                 await self.api.create(kind, "default", body)
@@ -301,7 +319,7 @@ class Cluster:
             "name": self._lab.name,
             "state": "up",
             "profile": self._settings.profile,
-            "proxy": self._settings.proxy,
+            "proxy": self._proxies.settings.mode if self._proxies else self._settings.proxy,
             "api_port": self._port,
             "kubeconfig": str(self._lab.kubeconfig),
             "pods": total,

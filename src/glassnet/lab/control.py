@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import socket
@@ -13,13 +14,13 @@ from glassnet.lab.state import LabDir
 from glassnet.net.errors import LabError
 
 
-def ask(lab: LabDir, question: str, timeout: float = 10.0) -> dict[str, Any]:
+def ask(lab: LabDir, question: str, timeout: float = 10.0, **words: Any) -> dict[str, Any]:
     """Put a question to a running lab. Raises LabError when it does not answer within `timeout` seconds."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
         try:
             _connect(sock, lab)
-            sock.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            sock.sendall(json.dumps({"ask": question, **words}).encode() + b"\n")
             answer: dict[str, Any] = json.loads(sock.makefile().readline() or "{}")
         except (OSError, json.JSONDecodeError) as error:
             raise LabError(f"lab {lab.name!r} does not answer ({error}); see {lab.log}") from None
@@ -35,13 +36,18 @@ def _connect(sock: socket.socket, lab: LabDir) -> None:
         os.close(directory)
 
 
-async def serve(lab: LabDir, answers: dict[str, Callable[[], dict[str, Any]]]) -> asyncio.Server:
-    """Open the control socket; `answers` maps a question to what answers it."""
+async def serve(lab: LabDir, answers: dict[str, Callable[..., Any]]) -> asyncio.Server:
+    """Open the control socket; `answers` maps a question to what answers it, given the question's other words."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            question = json.loads(await reader.readline() or "{}").get("ask", "")
-            reply = answers[question]() if question in answers else {"error": f"unknown question {question!r}"}
+            words = json.loads(await reader.readline() or "{}")
+            question = words.pop("ask", "")
+            reply: Any = {"error": f"unknown question {question!r}"}
+            if question in answers:
+                reply = answers[question](**words)
+                if inspect.isawaitable(reply):
+                    reply = await reply
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         finally:

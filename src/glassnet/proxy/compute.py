@@ -1,7 +1,6 @@
-"""Services and EndpointSlices -> ServicePorts: which endpoints count, on this node, for which policy.
+"""Services and EndpointSlices -> ServicePorts: what holds for every kind of rules, decided once.
 
-Sources: Kubernetes documentation, "Virtual IPs and Service Proxies"; KEP-1672 (terminating endpoints), KEP-2086 (internalTrafficPolicy),
-KEP-2433 and KEP-4444 (hints); kube-proxy's topology.go for the order of fallbacks.
+Sources: Kubernetes documentation, "Virtual IPs and Service Proxies"; kube-proxy 1.36 (serviceport.go, endpointslicecache.go) for the details.
 """
 
 from __future__ import annotations
@@ -10,16 +9,20 @@ import contextlib
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from glassnet.kube.types import EndpointSlice, Service, ServicePortSpec, SliceEndpoint
-from glassnet.proxy.model import Endpoint, ServicePort
+from glassnet.kube.types import EndpointSlice, Service, ServicePortSpec
+from glassnet.net import address
+from glassnet.proxy.endpoints import select
+from glassnet.proxy.model import NodeFacts, ServicePort
 from glassnet.proxy.naming import service_port_name
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
+ANYWHERE = NodeFacts()
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def depends_on_node(service: Service, slices: Iterable[EndpointSlice]) -> bool:
-    """True when the rules of a Service differ between nodes: a Local policy, source ranges, or hints."""
+    """True when what a Service needs differs between nodes: a Local policy, source ranges, or hints. (Which endpoints are local always does.)"""
     spec = service.spec
     if spec.internal_traffic_policy == "Local" or spec.external_traffic_policy == "Local":
         return True
@@ -28,123 +31,130 @@ def depends_on_node(service: Service, slices: Iterable[EndpointSlice]) -> bool:
     return any(endpoint.hints for piece in slices for endpoint in piece.endpoints)
 
 
-def service_ports(
-    service: Service, slices: Iterable[EndpointSlice], node: str = "", zone: str = "", node_ips: Iterable[str] = ()
-) -> list[ServicePort]:
-    """The ports of a Service as `node` must treat them; none for Services that are not proxied. `node_ips`: the node's own addresses."""
+def proxied(service: Service) -> bool:
+    """False for Services without a virtual IP of their own, and for those that name another proxy."""
     spec = service.spec
-    if (
-        spec.cluster_ip in ("", "None")
-        or spec.type == "ExternalName"
-        or PROXY_NAME in service.metadata.labels
-        or ":" in spec.cluster_ip
-    ):
-        return []
-    usable = [piece for piece in slices if piece.address_type == "IPv4" and HEADLESS not in piece.metadata.labels]
-    return [_service_port(service, port, usable, node, zone, tuple(node_ips)) for port in spec.ports]
+    return (
+        spec.cluster_ip not in ("", "None")
+        and spec.type != "ExternalName"
+        and PROXY_NAME not in service.metadata.labels
+    )
+
+
+def cluster_ip(service: Service, family: str) -> str:
+    """The ClusterIP of a family; "" when there is none."""
+    spec = service.spec
+    if not spec.ip_families:
+        mine = address.canonical(spec.cluster_ip)
+        return mine if mine and address.family(mine) == family else ""
+    ips = spec.cluster_ips or (spec.cluster_ip,)
+    for index, name in enumerate(spec.ip_families):
+        if name == family and index < len(ips):
+            return address.canonical(ips[index])
+    return ""
+
+
+def service_ports(
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    node: NodeFacts = ANYWHERE,
+    family: str = address.IPV4,
+) -> tuple[ServicePort, ...]:
+    """The ports of a Service as `node` must treat them in one IP family; none for Services that are not proxied."""
+    if not proxied(service):
+        return ()
+    virtual = cluster_ip(service, family)
+    if not virtual:
+        return ()
+    usable = [piece for piece in slices if piece.address_type == family and HEADLESS not in piece.metadata.labels]
+    return tuple(
+        _service_port(service, port, virtual, usable, node, family)
+        for port in service.spec.ports
+        if port.protocol in _PROTOCOLS and port.port
+    )
 
 
 def _service_port(
     service: Service,
     port: ServicePortSpec,
+    virtual: str,
     slices: list[EndpointSlice],
-    node: str,
-    zone: str,
-    node_ips: tuple[str, ...],
+    node: NodeFacts,
+    family: str,
 ) -> ServicePort:
     spec, meta = service.spec, service.metadata
-    external = tuple(ip for ip in spec.external_ips if ":" not in ip)
-    balancers = tuple(
-        i.ip for i in service.status.load_balancer.ingress if i.ip and ":" not in i.ip and i.ip_mode in (None, "VIP")
-    )
-    accessible = bool(port.node_port or external or (spec.type == "LoadBalancer" and balancers))
-    external_local = spec.external_traffic_policy == "Local" and (
-        spec.type in ("NodePort", "LoadBalancer") or bool(external)
-    )
-    found = _endpoints(port, slices, node)
+    chosen = select(port.name, port.protocol, slices, node)
+    name = service_port_name(meta.namespace, meta.name, port.name)
     internal_local = spec.internal_traffic_policy == "Local"
-    ready = [e for e, state in found if state.ready]
-    draining = [e for e, state in found if state.serving and state.terminating and not state.ready]
-    cluster = _near(found, node, zone) or draining
-    local = [e for e in ready if e.local] or [e for e in draining if e.local]
+    affinity = 0
+    if spec.session_affinity == "ClientIP":
+        config = (spec.session_affinity_config or {}).get("clientIP") or {}
+        affinity = int(config.get("timeoutSeconds") or 10800)
+    if spec.type == "ClusterIP" and not spec.external_ips:
+        return ServicePort(
+            name=name,
+            protocol=port.protocol,
+            cluster_ip=virtual,
+            port=port.port,
+            internal_local=internal_local,
+            affinity_seconds=affinity,
+            cluster=chosen.cluster,
+            local=chosen.local if internal_local else (),
+            any_endpoints=bool(chosen.cluster) or (internal_local and chosen.usable_anywhere),
+        )
+    external = _of_family(spec.external_ips, family)
+    balancers: tuple[str, ...] = ()
+    if spec.type == "LoadBalancer":
+        ingress = service.status.load_balancer.ingress
+        balancers = _of_family((i.ip for i in ingress if i.ip_mode in (None, "", "VIP")), family)
+    node_port = port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0
+    external_local = spec.external_traffic_policy == "Local" and (
+        spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
+    )
+    accessible = bool(node_port or external or balancers)
     uses_local = internal_local or (external_local and accessible)
-    config = (spec.session_affinity_config or {}).get("clientIP") or {}
     return ServicePort(
-        name=service_port_name(meta.namespace, meta.name, port.name),
+        name=name,
         protocol=port.protocol,
-        cluster_ip=spec.cluster_ip,
+        cluster_ip=virtual,
         port=port.port,
-        node_port=port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0,
+        node_port=node_port,
         external_ips=external,
-        load_balancer_ips=balancers if spec.type == "LoadBalancer" else (),
-        source_ranges=_ranges(spec.load_balancer_source_ranges, node_ips, balancers),
+        load_balancer_ips=balancers,
+        source_ranges=_ranges(spec.load_balancer_source_ranges, node.addresses, balancers, family),
         external_local=external_local,
         internal_local=internal_local,
-        affinity_seconds=int(config.get("timeoutSeconds", 10800)) if spec.session_affinity == "ClientIP" else 0,
+        affinity_seconds=affinity,
         health_check_port=spec.health_check_node_port if spec.type == "LoadBalancer" and external_local else 0,
-        cluster=tuple(sorted(cluster, key=lambda e: e.text)),
-        local=tuple(sorted(local, key=lambda e: e.text)),
-        any_endpoints=bool(cluster) or (uses_local and bool(ready or draining)),
+        cluster=chosen.cluster,
+        local=chosen.local if uses_local else (),
+        any_endpoints=bool(chosen.cluster) or (uses_local and chosen.usable_anywhere),
     )
 
 
-class _State:
-    __slots__ = ("hints", "ready", "serving", "terminating")
-
-    def __init__(self, endpoint: SliceEndpoint) -> None:
-        conditions = endpoint.conditions
-        self.ready = conditions.ready is not False
-        self.serving = conditions.serving is not False
-        self.terminating = conditions.terminating is True
-        self.hints = endpoint.hints
+def _of_family(texts: Iterable[str], family: str) -> tuple[str, ...]:
+    """The valid addresses of a family, each once."""
+    found = (address.canonical(text) for text in texts)
+    return tuple(dict.fromkeys(ip for ip in found if ip and address.family(ip) == family))
 
 
-def _endpoints(port: ServicePortSpec, slices: list[EndpointSlice], node: str) -> list[tuple[Endpoint, _State]]:
-    """Endpoints of one port, joined by its name and protocol; of doublets the one that is not terminating."""
-    found: dict[str, tuple[Endpoint, _State]] = {}
-    for piece in slices:
-        for there in piece.ports or ():
-            if (
-                there.name is None
-                or there.name != port.name
-                or (there.protocol or "TCP") != port.protocol
-                or not there.port
-            ):
-                continue
-            for endpoint in piece.endpoints:
-                if not endpoint.addresses:
-                    continue
-                made = Endpoint(endpoint.addresses[0], there.port, bool(node) and endpoint.node_name == node)
-                state = _State(endpoint)
-                if made.text not in found or not state.terminating:
-                    found[made.text] = (made, state)
-    return list(found.values())
-
-
-def _near(found: list[tuple[Endpoint, _State]], node: str, zone: str) -> list[Endpoint]:
-    """Ready endpoints, narrowed by hints when every one of them has one and some are for here."""
-    ready = [(e, state) for e, state in found if state.ready]
-    for field, here in (("for_nodes", node), ("for_zones", zone)):
-        hinted = [(e, {h.name for h in getattr(state.hints, field)} if state.hints else set()) for e, state in ready]
-        if here and hinted and all(names for _, names in hinted):
-            mine = [e for e, names in hinted if here in names]
-            if mine:
-                return mine
-    return [e for e, _ in ready]
-
-
-def _ranges(texts: Iterable[str], node_ips: tuple[str, ...], balancers: tuple[str, ...]) -> tuple[str, ...]:
-    """IPv4 source ranges; none when one of them is everything.
+def _ranges(
+    texts: Iterable[str], node_ips: tuple[str, ...], balancers: tuple[str, ...], family: str
+) -> tuple[str, ...]:
+    """Source ranges of a family; none when one of them is everything.
 
     When a range holds an address of the node, the node's own traffic to the load balancer's address counts as allowed; it may carry that very
     address as its source (kube-proxy allows it for the same reason).
     """
+    version = 4 if family == address.IPV4 else 6
     networks = []
     for text in texts:
         with contextlib.suppress(ValueError):  # the API refuses new ones; an old object may still hold one
             networks.append(ip_network(text.strip(), strict=False))
-    mine = [network for network in networks if network.version == 4]
+    mine = [network for network in networks if network.version == version]
     if any(network.prefixlen == 0 for network in mine):
         return ()
-    node_allowed = any(ip_address(ip) in network for network in mine for ip in node_ips if ":" not in ip)
-    return (*(str(network) for network in mine), *(f"{ip}/32" for ip in balancers if node_allowed))
+    nodes = [ip_address(ip) for ip in node_ips if address.family(ip) == family]
+    node_allowed = any(ip in network for network in mine for ip in nodes)
+    length = 32 if version == 4 else 128
+    return (*(str(network) for network in mine), *(f"{ip}/{length}" for ip in balancers if node_allowed))

@@ -267,6 +267,10 @@ def _ingress(obj: Obj, now: datetime) -> list[Any]:
     ]
 
 
+def _service_cidr(obj: Obj, now: datetime) -> list[Any]:
+    return [obj["metadata"]["name"], ",".join((obj.get("spec") or {}).get("cidrs") or []), age(obj, now)]
+
+
 def _ingress_class(obj: Obj, now: datetime) -> list[Any]:
     spec = obj.get("spec") or {}
     parameters = spec.get("parameters")
@@ -307,5 +311,6 @@ PRINTERS: dict[Kind, tuple[list[Column], Row]] = {
     kinds.INGRESS: (_columns("Name|Class|Hosts|Address|Ports|Age"), _ingress),
     kinds.INGRESS_CLASS: (_columns("Name|Controller|Parameters|Age"), _ingress_class),
     kinds.NETWORK_POLICY: (_columns("Name|Pod-Selector|Age"), _network_policy),
+    kinds.SERVICE_CIDR: (_columns("Name|Cidrs|Age"), _service_cidr),
     kinds.LEASE: (_columns("Name|Holder|Age"), _lease),
 }  # fmt: skip

@@ -16,7 +16,7 @@ _SERVER = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriod
 _GENERATIONS = {kinds.POD, kinds.DEPLOYMENT, kinds.REPLICA_SET, kinds.DAEMON_SET, kinds.STATEFUL_SET, kinds.REPLICATION_CONTROLLER, kinds.JOB,
                 kinds.INGRESS, kinds.NETWORK_POLICY, kinds.ENDPOINT_SLICE, kinds.INGRESS_CLASS}  # fmt: skip
 WITH_STATUS = {kinds.NAMESPACE, kinds.NODE, kinds.POD, kinds.SERVICE, kinds.REPLICATION_CONTROLLER, kinds.DEPLOYMENT, kinds.REPLICA_SET,
-               kinds.DAEMON_SET, kinds.STATEFUL_SET, kinds.JOB, kinds.INGRESS}  # fmt: skip
+               kinds.DAEMON_SET, kinds.STATEFUL_SET, kinds.JOB, kinds.INGRESS, kinds.SERVICE_CIDR}  # fmt: skip
 
 
 def prepare_create(kind: Kind, obj: Obj) -> None:

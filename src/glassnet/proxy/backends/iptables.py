@@ -1,34 +1,18 @@
-"""ServicePorts as kube-proxy's chains, name for name. Source: kube-proxy 1.36, iptables mode: chains, order of rules, comments."""
+"""ServicePorts as kube-proxy's chains, name for name, each rule as iptables-save shows it: what is written can be compared with what is there.
+
+Source: kube-proxy 1.36, iptables mode: chains, order of rules, comments; iptables-save 1.8.9 for the spelling.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from glassnet.proxy.model import Endpoint, ServicePort
+from glassnet.net import address
+from glassnet.proxy.model import Endpoint, Rules, ServicePort
 from glassnet.proxy.naming import Recipe
-from glassnet.ruleset.emit_iptables import emit
-from glassnet.ruleset.model import (
-    AddressType,
-    CtState,
-    Destination,
-    Dnat,
-    Dport,
-    Jump,
-    Mark,
-    Masquerade,
-    Match,
-    Probability,
-    Protocol,
-    Recent,
-    Rule,
-    SetMark,
-    Source,
-    Unknown,
-    Verdict,
-)
 
-MARK = 0x4000
 SERVICES, EXTERNAL, NODE_PORTS, POSTROUTING = (
     "KUBE-SERVICES",
     "KUBE-EXTERNAL-SERVICES",
@@ -37,135 +21,164 @@ SERVICES, EXTERNAL, NODE_PORTS, POSTROUTING = (
 )
 MARK_MASQ, FORWARD, FIREWALL, PROXY_FIREWALL = "KUBE-MARK-MASQ", "KUBE-FORWARD", "KUBE-FIREWALL", "KUBE-PROXY-FIREWALL"
 PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
-CANARY = "KUBE-PROXY-CANARY"  # empty, in every table: when it is gone, somebody has flushed the table
+CANARY = "KUBE-PROXY-CANARY"  # empty, in every table: tools that know kube-proxy look for it
 TOP = {  # the canary's own table comes first in writing and last in sweeping: while anything of ours is there, it is
     "mangle": (CANARY,),
     "filter": (SERVICES, EXTERNAL, FORWARD, NODE_PORTS, PROXY_FIREWALL, FIREWALL, CANARY),
     "nat": (SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY),
 }
-REJECT, DROP, ACCEPT, RETURN = Verdict("REJECT"), Verdict("DROP"), Verdict("ACCEPT"), Verdict("RETURN")
-_NEW = (CtState(("NEW",)),)
+SHARED_WITH_KUBELET = FIREWALL  # it stays when we go
+INVALID_COUNTER, LOCALHOST_COUNTER = "ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"
+_NEW = "-m conntrack --ctstate NEW "
+
+
+def _jump(table: str, chain: str, target: str, state: str = "", comment: str = "") -> tuple[str, str, str]:
+    note = f'-m comment --comment "{comment}" ' if comment else ""
+    return table, chain, f"{state}{note}-j {target}"
+
 
 # (table, builtin chain, rule), each put in front of the chain: the last one here comes first there
-JUMPS: tuple[tuple[str, str, Rule], ...] = (
+JUMPS: tuple[tuple[str, str, str], ...] = (
     *(
-        (("filter", chain, Rule(_NEW, Jump(EXTERNAL), "kubernetes externally-visible service portals")))
-        for chain in ("INPUT", "FORWARD")
+        _jump("filter", c, EXTERNAL, _NEW, "kubernetes externally-visible service portals")
+        for c in ("INPUT", "FORWARD")
     ),
-    ("filter", "INPUT", Rule((), Jump(NODE_PORTS), "kubernetes health check service ports")),
-    *(("filter", chain, Rule(_NEW, Jump(SERVICES), "kubernetes service portals")) for chain in ("FORWARD", "OUTPUT")),
-    ("filter", "FORWARD", Rule((), Jump(FORWARD), "kubernetes forwarding rules")),
+    _jump("filter", "INPUT", NODE_PORTS, "", "kubernetes health check service ports"),
+    *(_jump("filter", c, SERVICES, _NEW, "kubernetes service portals") for c in ("FORWARD", "OUTPUT")),
+    _jump("filter", "FORWARD", FORWARD, "", "kubernetes forwarding rules"),
     *(
-        ("filter", chain, Rule(_NEW, Jump(PROXY_FIREWALL), "kubernetes load balancer firewall"))
-        for chain in ("INPUT", "OUTPUT", "FORWARD")
+        _jump("filter", c, PROXY_FIREWALL, _NEW, "kubernetes load balancer firewall")
+        for c in ("INPUT", "OUTPUT", "FORWARD")
     ),
-    *(("nat", chain, Rule((), Jump(SERVICES), "kubernetes service portals")) for chain in ("OUTPUT", "PREROUTING")),
-    ("nat", "POSTROUTING", Rule((), Jump(POSTROUTING), "kubernetes postrouting rules")),
-    *(("filter", chain, Rule((), Jump(FIREWALL))) for chain in ("INPUT", "OUTPUT")),
+    *(_jump("nat", c, SERVICES, "", "kubernetes service portals") for c in ("OUTPUT", "PREROUTING")),
+    _jump("nat", "POSTROUTING", POSTROUTING, "", "kubernetes postrouting rules"),
+    *(_jump("filter", c, FIREWALL) for c in ("INPUT", "OUTPUT")),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What holds for a whole node. `cluster_cidr` tells local pods from others ("" for no such detector).
-
-    `node_port_addresses` are the node's addresses that serve node ports; None: all of them.
-    """
-
-    cluster_cidr: str = ""
-    recipe: Recipe = field(default_factory=Recipe)
-    localhost_node_ports: bool = True
-    node_port_addresses: tuple[str, ...] | None = None
+Place = tuple[str, str]  # table, chain
 
 
 @dataclass(slots=True)
 class Piece:
-    """The rules of one Service: lines of the shared chains, and chains of its own (name -> lines)."""
+    """The rules of one Service: lines of the shared chains, and chains of its own in `nat` (name -> lines)."""
 
-    top: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    top: dict[Place, list[str]] = field(default_factory=dict)
     chains: dict[str, list[str]] = field(default_factory=dict)
 
-    def rule(self, table: str, chain: str, matches: Iterable[Match], target: object, comment: str) -> None:
-        """Add a line to a shared chain."""
-        self.top.setdefault((table, chain), []).append(emit(chain, Rule(tuple(matches), target, comment)))  # type: ignore[arg-type]
-
-    def own(self, chain: str, *matches: Match, target: object, comment: str) -> None:
-        """Add a line to a chain of the Service's own."""
-        self.chains.setdefault(chain, []).append(emit(chain, Rule(matches, target, comment)))  # type: ignore[arg-type]
+    def add(self, table: str, chain: str, rule: str) -> None:
+        """A line for a shared chain."""
+        self.top.setdefault((table, chain), []).append(f"-A {chain} {rule}")
 
 
-def piece(ports: Iterable[ServicePort], options: Options) -> Piece:
-    """The rules of one Service's ports."""
-    out = Piece()
-    for port in ports:
-        _Speller(out, port, options).spell()
-    return out
+class Spelling:
+    """How rules are spelled on one node. `comments` False: endpoints' rules have none, as kube-proxy leaves them out in large clusters."""
+
+    def __init__(self, rules: Rules, recipe: Recipe | None = None, comments: bool = True) -> None:
+        self.rules, self.recipe, self.comments = rules, recipe or Recipe(), comments
+        v4 = rules.family == address.IPV4
+        self.length = 32 if v4 else 128
+        self.refusal = f"REJECT --reject-with icmp{'' if v4 else '6'}-port-unreachable"
+        self.all_bits = "255.255.255.255" if v4 else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+        self.counts_localhost = v4 and rules.localhost_node_ports and rules.counters
+        self.from_pods = self.not_from_pods = ""
+        if rules.detector:
+            match rules.detector.kind:
+                case "source":
+                    self.from_pods, self.not_from_pods = f"-s {rules.detector.value} ", f"! -s {rules.detector.value} "
+                case "interface":
+                    self.from_pods, self.not_from_pods = f"-i {rules.detector.value} ", f"! -i {rules.detector.value} "
+                case "prefix":
+                    name = f"{rules.detector.value}+"
+                    self.from_pods, self.not_from_pods = f"-i {name} ", f"! -i {name} "
+        self.by_source = rules.detector is None or rules.detector.kind == "source"
+
+    def piece(self, ports: Iterable[ServicePort]) -> Piece:
+        """The rules of one Service's ports."""
+        out = Piece()
+        for port in ports:
+            _Speller(out, port, self).spell()
+        return out
+
+    def fixed(self) -> dict[Place, list[str]]:
+        """Rules of shared chains that no Service asks for; the jump to KUBE-NODEPORTS, which comes last in KUBE-SERVICES, is `last`."""
+        rules, out = self.rules, Piece()
+        mark = f"{rules.mark:#x}"
+        out.add("nat", POSTROUTING, f"-m mark ! --mark {mark}/{mark} -j RETURN")
+        out.add("nat", POSTROUTING, f"-j MARK --set-xmark {mark}/0x0")
+        fully = " --random-fully" if rules.random_fully else ""
+        comment = '-m comment --comment "kubernetes service traffic requiring SNAT"'
+        out.add("nat", POSTROUTING, f"{comment} -j MASQUERADE{fully}")
+        out.add("nat", MARK_MASQ, f"-j MARK --set-xmark {mark}/{mark}")
+        if rules.drop_invalid:
+            out.add("filter", FORWARD, f"-m conntrack --ctstate INVALID{self.counter(INVALID_COUNTER)} -j DROP")
+        forwarding = '-m comment --comment "kubernetes forwarding'
+        out.add("filter", FORWARD, f'{forwarding} rules" -m mark --mark {mark}/{mark} -j ACCEPT')
+        established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        out.add("filter", FORWARD, f'{forwarding} conntrack rule" {established}')
+        if rules.localhost_node_ports and rules.family == address.IPV4:
+            out.add(
+                "filter",
+                FIREWALL,
+                '! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "block incoming localnet connections" '
+                "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+            )
+        return out.top
+
+    def counter(self, name: str) -> str:
+        """A match that counts into an nfacct object, where the node has them; with the two spaces that iptables-save shows."""
+        return f" -m nfacct --nfacct-name  {name}" if self.rules.counters else ""
+
+    def last(self) -> list[str]:
+        """The rules that must end KUBE-SERVICES: whatever no address matched may be a node port."""
+        comment = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
+        rules = self.rules
+        if rules.node_port_addresses is not None:
+            return [
+                f"-A {SERVICES} -d {ip}/{self.length} {comment} -j {NODE_PORTS}" for ip in rules.node_port_addresses
+            ]
+        loopback = ""
+        if rules.family == address.IPV6:
+            loopback = "! -d ::1/128 "
+        elif not rules.localhost_node_ports:
+            loopback = "! -d 127.0.0.0/8 "
+        return [f"-A {SERVICES} {loopback}{comment} -m addrtype --dst-type LOCAL -j {NODE_PORTS}"]
 
 
-def fixed(options: Options) -> dict[tuple[str, str], list[str]]:
-    """Rules of shared chains that no Service asks for; NODE_PORTS' jump comes last in SERVICES (see `last`)."""
-    out = Piece()
-    out.rule("nat", POSTROUTING, [Mark(MARK, MARK, negate=True)], RETURN, "")
-    out.rule("nat", POSTROUTING, [], SetMark("xor", MARK), "")
-    out.rule("nat", POSTROUTING, [], Masquerade(), "kubernetes service traffic requiring SNAT")
-    out.rule("nat", MARK_MASQ, [], SetMark("or", MARK), "")
-    out.rule("filter", FORWARD, [CtState(("INVALID",))], DROP, "")
-    out.rule("filter", FORWARD, [Mark(MARK, MARK)], ACCEPT, "kubernetes forwarding rules")
-    out.rule("filter", FORWARD, [CtState(("RELATED", "ESTABLISHED"))], ACCEPT, "kubernetes forwarding conntrack rule")
-    if options.localhost_node_ports:
-        matches: list[Match] = [
-            Source("127.0.0.0/8", negate=True),
-            Destination("127.0.0.0/8"),
-            CtState(("RELATED", "ESTABLISHED", "DNAT"), negate=True),
-        ]
-        out.rule("filter", FIREWALL, matches, DROP, "block incoming localnet connections")
-    return out.top
-
-
-def last(options: Options) -> list[str]:
-    """The rules that must end KUBE-SERVICES: whatever no address matched may be a node port."""
-    comment = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-    entries: list[tuple[Match, ...]] = [(AddressType("dst"),)]
-    if options.node_port_addresses is not None:
-        entries = [(Destination(f"{ip}/32"),) for ip in options.node_port_addresses]
-    elif not options.localhost_node_ports:
-        entries = [(Destination("127.0.0.0/8", negate=True), AddressType("dst"))]
-    return [emit(SERVICES, Rule(matches, Jump(NODE_PORTS), comment)) for matches in entries]
+@lru_cache(maxsize=4096)
+def probability(left: int) -> str:
+    """1/left as kube-proxy writes it and the kernel keeps it: in steps of 2^-31 (xt_statistic.h)."""
+    return f"{round(float(f'{1 / left:.10f}') * 2**31) / 2**31:.11f}"
 
 
 class _Speller:
     """Spells one ServicePort."""
 
-    def __init__(self, out: Piece, port: ServicePort, options: Options) -> None:
-        self.out, self.port, self.options = out, port, options
+    def __init__(self, out: Piece, port: ServicePort, how: Spelling) -> None:
+        self.out, self.port, self.how = out, port, how
         self.protocol = port.protocol.lower()
-        recipe = options.recipe
-        self.svc, self.svl, self.ext, self.fw = (
-            recipe.service(f"KUBE-{kind}", port.name, port.protocol) for kind in ("SVC", "SVL", "EXT", "FW")
+        digits = how.recipe.service("", port.name, port.protocol)
+        self.svc, self.svl, self.ext, self.fw = (f"KUBE-{kind}{digits}" for kind in ("SVC", "SVL", "EXT", "FW"))
+
+    def at(self, ip: str, comment: str, first: str = "", then: str = "") -> str:
+        """Traffic to an address at the Service's port, in iptables-save's order: source, destination, interface, protocol, comment, port."""
+        port = self.port
+        return (
+            f"{first}-d {ip}/{self.how.length} {then}-p {self.protocol} "
+            f'-m comment --comment "{port.name} {comment}" -m {self.protocol} --dport {port.port}'
         )
 
-    def at(self, address: str) -> list[Match]:
-        """Traffic to an address at the Service's port."""
-        return [Destination(f"{address}/32"), Dport(self.protocol, self.port.port)]
-
     def spell(self) -> None:
-        port = self.port
-        internal = port.local if port.internal_local else port.cluster
-        entry = self.svl if port.internal_local else self.svc
-        if internal:
-            self.out.rule("nat", SERVICES, self.at(port.cluster_ip), Jump(entry), f"{port.name} cluster IP")
+        port, out = self.port, self.out
+        if port.internal:
+            entry = self.svl if port.internal_local else self.svc
+            out.add("nat", SERVICES, f"{self.at(port.cluster_ip, 'cluster IP')} -j {entry}")
         else:
-            self._refuse("filter", SERVICES, self.at(port.cluster_ip))
+            self._refuse(SERVICES, port.cluster_ip)
         if port.externally_accessible:
             self._external()
         if port.health_check_port:
-            self.out.rule(
-                "filter",
-                NODE_PORTS,
-                [Dport("tcp", port.health_check_port)],
-                ACCEPT,
-                f"{port.name} health check node port",
-            )
+            comment = f'-m comment --comment "{port.name} health check node port"'
+            out.add("filter", NODE_PORTS, f"-p tcp {comment} -m tcp --dport {port.health_check_port} -j ACCEPT")
         if port.uses_cluster and port.cluster:
             self._balance(self.svc, port.cluster)
         if port.uses_local and port.local:
@@ -173,111 +186,107 @@ class _Speller:
         for endpoint in port.reachable:
             self._endpoint(endpoint)
 
-    def _refuse(self, table: str, chain: str, matches: list[Match]) -> None:
+    def _why(self) -> tuple[str, str]:
         """REJECT when there is no endpoint anywhere, DROP when there is only none for this policy."""
-        if self.port.any_endpoints:
-            self.out.rule(table, chain, matches, DROP, f"{self.port.name} has no local endpoints")
-        else:
-            self.out.rule(table, chain, matches, REJECT, f"{self.port.name} has no endpoints")
+        return ("has no local endpoints", "DROP") if self.port.any_endpoints else ("has no endpoints", self.how.refusal)
+
+    def _refuse(self, chain: str, ip: str) -> None:
+        why, target = self._why()
+        self.out.add("filter", chain, f"{self.at(ip, why)} -j {target}")
 
     def _external(self) -> None:
         port, out = self.port, self.out
         if port.any_endpoints:
-            for address in port.external_ips:
-                out.rule("nat", SERVICES, self.at(address), Jump(self.ext), f"{port.name} external IP")
-            for address in port.load_balancer_ips:
+            for ip in port.external_ips:
+                out.add("nat", SERVICES, f"{self.at(ip, 'external IP')} -j {self.ext}")
+            for ip in port.load_balancer_ips:
                 target = self.fw if port.source_ranges else self.ext
-                out.rule("nat", SERVICES, self.at(address), Jump(target), f"{port.name} loadbalancer IP")
+                out.add("nat", SERVICES, f"{self.at(ip, 'loadbalancer IP')} -j {target}")
                 if port.source_ranges:
-                    out.rule(
-                        "filter",
-                        PROXY_FIREWALL,
-                        self.at(address),
-                        DROP,
-                        f"{port.name} traffic not accepted by {self.fw}",
-                    )
+                    refused = self.at(ip, f"traffic not accepted by {self.fw}")
+                    out.add("filter", PROXY_FIREWALL, f"{refused} -j DROP")
             if port.node_port:
-                out.rule("nat", NODE_PORTS, [Dport(self.protocol, port.node_port)], Jump(self.ext), port.name)
+                self._node_port()
             self._ext_chain()
             if port.source_ranges and port.load_balancer_ips:
                 self._firewall_chain()
-        if port.any_endpoints and (port.local if port.external_local else port.cluster):
+        if port.external:
             return
-        for address in (*port.external_ips, *port.load_balancer_ips):
-            self._refuse("filter", EXTERNAL, self.at(address))
+        for ip in (*port.external_ips, *port.load_balancer_ips):
+            self._refuse(EXTERNAL, ip)
         if port.node_port:
-            self._refuse("filter", EXTERNAL, [AddressType("dst"), Dport(self.protocol, port.node_port)])
+            why, target = self._why()
+            local = f'-m comment --comment "{port.name} {why}" -m addrtype --dst-type LOCAL'
+            numbered = f"-m {self.protocol} --dport {port.node_port}"
+            out.add("filter", EXTERNAL, f"-p {self.protocol} {local} {numbered} -j {target}")
+
+    def _node_port(self) -> None:
+        port = self.port
+        rule = f'-p {self.protocol} -m comment --comment "{port.name}" -m {self.protocol} --dport {port.node_port}'
+        if self.how.counts_localhost:
+            counter = self.how.counter(LOCALHOST_COUNTER)
+            self.out.add("nat", NODE_PORTS, f"-d 127.0.0.0/8 {rule}{counter} -j {self.ext}")
+        self.out.add("nat", NODE_PORTS, f"{rule} -j {self.ext}")
 
     def _ext_chain(self) -> None:
-        port, own = self.port, self.out.own
+        port, ext = self.port, self.ext
+        lines = self.out.chains[ext] = []
+        destinations = f'{port.name} external destinations"'
         if not port.external_local:
-            own(self.ext, target=Jump(MARK_MASQ), comment=f"masquerade traffic for {port.name} external destinations")
-            own(self.ext, target=Jump(self.svc), comment="")
+            lines.append(f'-A {ext} -m comment --comment "masquerade traffic for {destinations} -j {MARK_MASQ}')
+            lines.append(f"-A {ext} -j {self.svc}")
             return
-        if self.options.cluster_cidr:
-            own(
-                self.ext,
-                Source(self.options.cluster_cidr),
-                target=Jump(self.svc),
-                comment=f"pod traffic for {port.name} external destinations",
-            )
-        own(
-            self.ext,
-            AddressType("src"),
-            target=Jump(MARK_MASQ),
-            comment=f"masquerade LOCAL traffic for {port.name} external destinations",
+        if self.how.from_pods:
+            comment = f'-m comment --comment "pod traffic for {destinations}'
+            lines.append(f"-A {ext} {self.how.from_pods}{comment} -j {self.svc}")
+        local = "-m addrtype --src-type LOCAL"
+        lines.append(
+            f'-A {ext} -m comment --comment "masquerade LOCAL traffic for {destinations} {local} -j {MARK_MASQ}'
         )
-        own(
-            self.ext,
-            AddressType("src"),
-            target=Jump(self.svc),
-            comment=f"route LOCAL traffic for {port.name} external destinations",
-        )
+        lines.append(f'-A {ext} -m comment --comment "route LOCAL traffic for {destinations} {local} -j {self.svc}')
         if port.local:
-            own(self.ext, target=Jump(self.svl), comment="")
+            lines.append(f"-A {ext} -j {self.svl}")
 
     def _firewall_chain(self) -> None:
-        port, own = self.port, self.out.own
-        for cidr in port.source_ranges:
-            own(self.fw, Source(cidr), target=Jump(self.ext), comment=f"{port.name} loadbalancer IP")
-        own(self.fw, target=None, comment=f"other traffic to {port.name} will be dropped by {PROXY_FIREWALL}")
+        port, fw = self.port, self.fw
+        comment = f'-m comment --comment "{port.name} loadbalancer IP"'
+        lines = [f"-A {fw} -s {cidr} {comment} -j {self.ext}" for cidr in port.source_ranges]
+        lines.append(f'-A {fw} -m comment --comment "other traffic to {port.name} will be dropped by {PROXY_FIREWALL}"')
+        self.out.chains[fw] = lines
 
     def _balance(self, chain: str, endpoints: tuple[Endpoint, ...]) -> None:
         """The chain that picks an endpoint: at random, or the one the client had before."""
-        port, own, options = self.port, self.out.own, self.options
-        own_chain_entry = chain == (self.svl if port.internal_local else self.svc)
-        if options.cluster_cidr and own_chain_entry:
-            own(
-                chain,
-                *self.at(port.cluster_ip),
-                Source(options.cluster_cidr, negate=True),
-                target=Jump(MARK_MASQ),
-                comment=f"{port.name} cluster IP",
-            )
-        seps = [(e, options.recipe.endpoint(port.name, port.protocol, e.text)) for e in endpoints]
+        port, how = self.port, self.how
+        lines = self.out.chains[chain] = []
+        if chain == (self.svl if port.internal_local else self.svc):
+            if how.rules.masquerade_all:
+                lines.append(f"-A {chain} {self.at(port.cluster_ip, 'cluster IP')} -j {MARK_MASQ}")
+            elif how.not_from_pods:
+                first, then = (how.not_from_pods, "") if how.by_source else ("", how.not_from_pods)
+                lines.append(f"-A {chain} {self.at(port.cluster_ip, 'cluster IP', first, then)} -j {MARK_MASQ}")
+        name = how.recipe.endpoint
+        seps = [(endpoint.text, name(port.name, port.protocol, endpoint.text)) for endpoint in endpoints]
         if port.affinity_seconds:
-            for endpoint, sep in seps:
-                own(
-                    chain,
-                    Recent(sep, port.affinity_seconds),
-                    target=Jump(sep),
-                    comment=f"{port.name} -> {endpoint.text}",
+            for text, sep in seps:
+                lines.append(
+                    f"-A {chain}{self._arrow(text)} -m recent --rcheck --seconds {port.affinity_seconds} --reap "
+                    f"--name {sep} --mask {how.all_bits} --rsource -j {sep}"
                 )
-        for index, (endpoint, sep) in enumerate(seps):
-            left = len(seps) - index
-            share = (Probability(1 / left),) if left > 1 else ()
-            own(chain, *share, target=Jump(sep), comment=f"{port.name} -> {endpoint.text}")
+        left = len(seps)
+        for text, sep in seps:
+            share = f" -m statistic --mode random --probability {probability(left)}" if left > 1 else ""
+            lines.append(f"-A {chain}{self._arrow(text)}{share} -j {sep}")
+            left -= 1
+
+    def _arrow(self, text: str) -> str:
+        return f' -m comment --comment "{self.port.name} -> {text}"' if self.how.comments else ""
 
     def _endpoint(self, endpoint: Endpoint) -> None:
-        port, own = self.port, self.out.own
-        sep = self.options.recipe.endpoint(port.name, port.protocol, endpoint.text)
-        own(sep, Source(f"{endpoint.ip}/32"), target=Jump(MARK_MASQ), comment=port.name)
-        remember: tuple[Match, ...] = (Recent(sep),) if port.affinity_seconds else ()
-        own(
-            sep,
-            *remember,
-            Protocol(self.protocol),
-            Unknown(f"-m {self.protocol}"),
-            target=Dnat(endpoint.text),
-            comment=port.name,
-        )
+        port, how, text = self.port, self.how, endpoint.text
+        sep = how.recipe.endpoint(port.name, port.protocol, text)
+        comment = f' -m comment --comment "{port.name}"' if how.comments else ""
+        remember = f" -m recent --set --name {sep} --mask {how.all_bits} --rsource" if port.affinity_seconds else ""
+        self.out.chains[sep] = [
+            f"-A {sep} -s {endpoint.ip}/{how.length}{comment} -j {MARK_MASQ}",
+            f"-A {sep} -p {self.protocol}{comment}{remember} -m {self.protocol} -j DNAT --to-destination {text}",
+        ]

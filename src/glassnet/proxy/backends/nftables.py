@@ -1,7 +1,7 @@
-"""ServicePorts as elements of a few maps: a ruleset whose size in chains does not depend on the cluster.
+"""ServicePorts as elements of the table's sets and maps (see `nftables_layout` for the frame they go into).
 
-A Service with N endpoints sends its traffic to chain `pick-N`, which draws a slot below N and looks the endpoint up in one map for all.
-Only Services with session affinity have chains of their own. Sources: nft(8) (vmap, numgen, concatenations); Linux 5.13 or newer.
+Only Services with session affinity have chains of their own: one that looks for the client's last endpoint first, and one per endpoint that
+remembers the client. Everything else is elements. Sources: nft(8); KEP-3866 for what kube-proxy's nftables mode does.
 """
 
 from __future__ import annotations
@@ -9,133 +9,225 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from glassnet.net import address
+from glassnet.proxy.backends.nftables_layout import SMALL, TABLE, Family
 from glassnet.proxy.model import Endpoint, ServicePort
+from glassnet.ruleset import nft_expressions as x
+from glassnet.ruleset import nft_messages as m
 
-TABLE = "glassnet"
-FEWEST_PICKS = 8
 LONGEST_NAME = 230  # the kernel allows 255 characters, prefixes included
 
+Element = tuple[str, bytes]  # set or map, key
+Slots = tuple[Endpoint, ...]  # an endpoint's place is its slot
+SlotKey = tuple[str, str]  # service port's name with its protocol, "cluster" or "local"
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What holds for a whole node. `cluster_cidr` tells local pods from others ("": nothing does); `node_port_addresses` are the
-    node's addresses that serve node ports (None: all but 127.0.0.0/8); the rest of `service_cidrs` is dropped."""
 
-    cluster_cidr: str = ""
-    node_port_addresses: tuple[str, ...] | None = None
-    service_cidrs: tuple[str, ...] = ()
+@dataclass(slots=True)
+class OwnChain:
+    """A chain of one Service: the rules' expressions, and the chains it leads to and the sets it uses, which must be there before."""
+
+    rules: tuple[tuple[bytes, ...], ...]
 
 
 @dataclass(slots=True)
 class Elements:
-    """What one Service adds: elements by set or map (key -> the text behind it), chains and sets of its own (name -> rules, definition)."""
+    """What one Service adds: elements (-> what follows the key), chains and sets (-> timeout in seconds) of its own, ready chains it needs,
+    and the addresses that may come back to themselves."""
 
-    of: dict[str, dict[str, str]] = field(default_factory=dict)
-    chains: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    sets: dict[str, str] = field(default_factory=dict)
-    picks: int = 0
-
-    def put(self, name: str, key: str, value: str = "", owner: str = "") -> None:
-        """One element; `owner` becomes its comment."""
-        comment = f' comment "{owner}"' if owner else ""
-        self.of.setdefault(name, {})[key] = f"{comment} : {value}" if value else comment
+    of: dict[Element, bytes] = field(default_factory=dict)
+    chains: dict[str, OwnChain] = field(default_factory=dict)
+    sets: dict[str, int] = field(default_factory=dict)
+    picks: set[str] = field(default_factory=set)
+    hairpins: set[str] = field(default_factory=set)
 
 
-def elements(ports: Iterable[ServicePort]) -> Elements:
+def place(old: Slots, wanted: tuple[Endpoint, ...]) -> Slots:
+    """Slots for the endpoints that are wanted, with as few moves as can be: the last ones fill the holes."""
+    if not old or old == wanted:
+        return wanted
+    left = {each.text: each for each in wanted}
+    slots: list[Endpoint | None] = [left.pop(each.text, None) for each in old]
+    fresh = list(left.values())
+    for index, there in enumerate(slots):
+        if there is None and fresh:
+            slots[index] = fresh.pop(0)
+    slots += fresh
+    while None in slots:
+        last = slots.pop()
+        if last is not None:
+            slots[slots.index(None)] = last
+    return tuple(each for each in slots if each is not None)
+
+
+def place_all(old: Mapping[SlotKey, Slots], ports: Iterable[ServicePort]) -> dict[SlotKey, Slots]:
+    """Slots of all endpoints of a Service. Those in plain order are left out: it is what a Service gets that never changed."""
+    out: dict[SlotKey, Slots] = {}
+    for port in ports:
+        for kind, wanted in (("cluster", port.cluster), ("local", port.local)):
+            name = (f"{port.name}/{port.protocol}", kind)
+            before = old.get(name)
+            if before is not None and wanted:
+                slots = place(before, wanted)
+                if slots != wanted:
+                    out[name] = slots
+    return out
+
+
+def slots_of(ports: Iterable[ServicePort], moved: Mapping[SlotKey, Slots]) -> dict[SlotKey, Slots]:
+    """Every endpoint's slot, as it is now."""
+    return {
+        name: moved.get(name, wanted)
+        for port in ports
+        for name, wanted in (
+            ((f"{port.name}/{port.protocol}", "cluster"), port.cluster),
+            ((f"{port.name}/{port.protocol}", "local"), port.local),
+        )
+        if wanted
+    }
+
+
+def elements(ports: Iterable[ServicePort], family: Family, slots: Mapping[SlotKey, Slots] | None = None) -> Elements:
     """The elements of one Service's ports."""
     out = Elements()
     for port in ports:
-        _Speller(out, port).spell()
+        _Speller(out, port, family, slots or {}).spell()
     return out
 
 
 class _Speller:
     """Spells one ServicePort."""
 
-    def __init__(self, out: Elements, port: ServicePort) -> None:
-        self.out, self.port, self.protocol = out, port, port.protocol.lower()
+    def __init__(self, out: Elements, port: ServicePort, family: Family, slots: Mapping[SlotKey, Slots]) -> None:
+        self.out, self.port, self.family, self.slots = out, port, family, slots
+        self.note = m.attr(6, m.comment(port.name))
 
     def spell(self) -> None:
-        port, out = self.port, self.out
-        key = f"{port.cluster_ip} . {self.protocol} . {port.port}"
-        out.put("cluster_ips", port.cluster_ip)
-        chosen = port.local if port.internal_local else port.cluster
+        port, of, family = self.port, self.out.of, self.family
+        service = port.name.partition(":")[0]
+        of["cluster-ips", family.packed(port.cluster_ip)] = m.attr(6, m.comment(service))
+        key = family.entry(port.cluster_ip, port.protocol, port.port)
+        chosen = port.internal
         if chosen:
-            kind = "local" if port.internal_local else "cluster"
-            out.put("services", key, self.choice("endpoints", "pick", key, chosen, kind), port.name)
+            self.choice("", "", key, chosen, "local" if port.internal_local else "cluster")
         else:
-            out.put("refused", key, self.refusal(), port.name)
-        for address in (*port.external_ips, *port.load_balancer_ips):
-            self.external("", f"{address} . {self.protocol} . {port.port}")
-        if port.node_port:
-            self.external("node_port_", f"{self.protocol} . {port.node_port}")
-        for address in port.load_balancer_ips if port.source_ranges else ():
-            self.restricted(f"{address} . {self.protocol} . {port.port}")
+            self.refuse("", key)
+        if port.externally_accessible:
+            for ip in (*port.external_ips, *port.load_balancer_ips):
+                self.external("", family.entry(ip, port.protocol, port.port))
+            if port.node_port:
+                self.external("node-port-", family.entry("", port.protocol, port.node_port))
+            for ip in port.load_balancer_ips if port.source_ranges else ():
+                self.restricted(family.entry(ip, port.protocol, port.port))
         for endpoint in port.reachable:
-            out.put("hairpins", f"{endpoint.ip} . {endpoint.ip} . {self.protocol} . {endpoint.port}")
+            if endpoint.local:
+                self.out.hairpins.add(endpoint.ip)
 
-    def refusal(self) -> str:
+    def refuse(self, prefix: str, key: bytes) -> None:
         """Refused when there is no endpoint anywhere, dropped when there is only none for this policy."""
-        return "drop" if self.port.any_endpoints else "goto reject-chain"
+        name = "no-local-endpoints" if self.port.any_endpoints else "no-endpoints"
+        self.out.of[prefix + name, key] = self.note
 
-    def external(self, prefix: str, key: str) -> None:
+    def external(self, prefix: str, key: bytes) -> None:
         """One entry from outside. With policy Local, pods and the node itself still reach all endpoints, the node with its address as source."""
-        port, out = self.port, self.out
-        if not (port.local if port.external_local else port.cluster):
-            out.put(f"{prefix}refused", key, self.refusal(), port.name)
+        port, of = self.port, self.out.of
+        if not port.external:
+            self.refuse(prefix, key)
         if not port.any_endpoints:
             return
-        pick = f"{prefix.replace('_', '-')}pick"
-        out.put(
-            f"{prefix}services", key, self.choice(f"{prefix}endpoints", pick, key, port.cluster, "cluster"), port.name
-        )
+        if port.cluster:
+            self.choice(prefix, "", key, port.cluster, "cluster")
         if not port.external_local:
-            out.put(f"{prefix}masqueraded", key)
+            of[f"{prefix}external", key] = self.note
             return
-        out.put(f"{prefix}masqueraded_own", key)
-        verdict = "return"
+        of[f"{prefix}external-local", key] = self.note
         if port.local:
-            local = f"{prefix.replace('_', '-')}local"
-            verdict = self.choice(f"{prefix}local_endpoints", local, key, port.local, "local")
-        out.put(f"{prefix}local", key, verdict, port.name)
+            self.choice(prefix, "local", key, port.local, "local")
 
-    def choice(self, container: str, chain: str, key: str, endpoints: tuple[Endpoint, ...], kind: str) -> str:
-        """The verdict that leads to one of several endpoints."""
+    def choice(self, prefix: str, policy: str, key: bytes, endpoints: tuple[Endpoint, ...], kind: str) -> None:
+        """What leads an entry to one of several endpoints. `policy` "local": traffic from outside under externalTrafficPolicy Local."""
+        out, count, note = self.out, len(endpoints), self.note
+        verdicts = f"{prefix}{policy or 'services'}"
         if self.port.affinity_seconds:
-            return self.sticky(endpoints, kind)
-        self.out.picks = max(self.out.picks, len(endpoints))
-        for slot, endpoint in enumerate(endpoints):
-            self.out.put(container, f"{key} . {slot}", f"{endpoint.ip} . {endpoint.port}")
-        return f"goto {chain}-{len(endpoints)}"
+            out.of[verdicts, key] = m.tail(m.verdict(m.GOTO, self.sticky(endpoints, kind)), self.comment)
+            return
+        ordered = self.slots.get((f"{self.port.name}/{self.port.protocol}", kind), endpoints)
+        if prefix or policy or count > SMALL:
+            chain = f"{prefix}{policy or 'pick'}-{count}"
+            out.of[verdicts, key] = m.tail(m.verdict(m.GOTO, chain), self.comment)
+            out.picks.add(chain)
+        else:
+            out.of[f"services-{count}", key] = note
+        name = f"{prefix}{policy}-endpoints" if policy else f"{prefix}endpoints"
+        of, pack = out.of, self.target
+        for slot, endpoint in enumerate(ordered):
+            of[name, key + slot.to_bytes(4, sys.byteorder)] = pack(endpoint) + note
+
+    @property
+    def comment(self) -> bytes:
+        return m.comment(self.port.name)
+
+    @property
+    def target(self) -> Callable[[Endpoint], bytes]:
+        """How an endpoint is packed as the data of a map."""
+        return _target4 if self.family.v4 else _target6
 
     def sticky(self, endpoints: tuple[Endpoint, ...], kind: str) -> str:
         """Chains that look for the client's last endpoint first. Which endpoint a client has is shared by all addresses of the port."""
-        out, base = self.out, f"{self.port.name.replace(':', '/')}/{self.protocol}"
+        out, family, port = self.out, self.family, self.port
+        base = f"{port.name.replace(':', '/')}/{port.protocol.lower()}"
         chain = _name(f"sticky-{kind}-", base)
-        names = [_name("endpoint-", f"{base}__{endpoint.ip}/{endpoint.port}") for endpoint in endpoints]
+        if chain in out.chains:
+            return chain
+        source = family.load_address(False)
+        rules: list[tuple[bytes, ...]] = []
+        names = [_name("endpoint-", f"{base}__{e.ip.replace(':', '.')}/{e.port}") for e in endpoints]
         for endpoint, name in zip(endpoints, names, strict=True):
-            remembered = name.replace("endpoint-", "affinity-", 1)
-            timeout = self.port.affinity_seconds
-            out.sets[remembered] = f"type ipv4_addr; flags dynamic,timeout; timeout {timeout}s;"
-            out.chains[name] = (
-                f"update @{remembered} {{ ip saddr }}",
-                f"meta l4proto {self.protocol} dnat to {endpoint.text}",
+            clients = name.replace("endpoint-", "affinity-", 1)
+            out.sets[clients] = port.affinity_seconds
+            protocol = {"TCP": 6, "UDP": 17, "SCTP": 132}[port.protocol]
+            translate = (
+                source,
+                x.remember(clients, 0, 8),
+                x.meta(x.L4PROTO),
+                x.compare(x.EQ, bytes([protocol])),
+                x.constant(family.packed(endpoint.ip), 1),
+                x.constant(endpoint.port.to_bytes(2, "big"), 2),
+                x.dnat(family.number, 1, 2, flags=2),
             )
-        found = [f"ip saddr @{name.replace('endpoint-', 'affinity-', 1)} goto {name}" for name in names]
-        slots = ", ".join(f"{slot} : goto {name}" for slot, name in enumerate(names))
-        out.chains[chain] = (*found, f"numgen random mod {len(names)} vmap {{ {slots} }}")
-        return f"goto {chain}"
+            out.chains[name] = OwnChain((translate,))
+            rules.append((source, x.lookup(clients, 0, 8), x.goes(m.GOTO, name)))
+        for index, name in enumerate(names):  # the n-th of those left is taken with probability 1/n
+            left = len(names) - index
+            chance = (x.numgen(left, 8), x.compare(x.EQ, x.u32(0))) if left > 1 else ()
+            rules.append((*chance, x.goes(m.GOTO, name)))
+        out.chains[chain] = OwnChain(tuple(rules))
+        return chain
 
-    def restricted(self, key: str) -> None:
-        """loadBalancerSourceRanges: the ranges as one interval set, overlaps put together as nft asks for."""
-        self.out.put("restricted", key, owner=self.port.name)
-        networks = [ipaddress.IPv4Network(text) for text in self.port.source_ranges]
-        for network in ipaddress.collapse_addresses(networks):
-            source = str(network.network_address) if network.prefixlen == 32 else str(network)
-            self.out.put("allowed_sources", f"{key} . {source}")
+    def restricted(self, key: bytes) -> None:
+        """loadBalancerSourceRanges: the ranges as one interval set, overlaps put together as the kernel asks for."""
+        of, note = self.out.of, self.note
+        of["restricted", key] = note
+        networks = [ipaddress.ip_network(text) for text in self.port.source_ranges]
+        for network in ipaddress.collapse_addresses(networks):  # type: ignore[type-var]
+            first = key + network.network_address.packed
+            of["allowed-sources", first] = m.nest(10, m.value(key + network.broadcast_address.packed)) + note
+
+
+def _target4(endpoint: Endpoint) -> bytes:
+    # data nest, value, 4 bytes of address, 2 of port, padding
+    return _HEAD4 + address.packed(endpoint.ip) + endpoint.port.to_bytes(2, "big") + b"\0\0"
+
+
+def _target6(endpoint: Endpoint) -> bytes:
+    return _HEAD6 + address.packed(endpoint.ip) + endpoint.port.to_bytes(2, "big") + b"\0\0"
+
+
+_HEAD4 = m.nest(2, m.value(bytes(8)))[:8]
+_HEAD6 = m.nest(2, m.value(bytes(20)))[:8]
 
 
 def _name(prefix: str, base: str) -> str:
@@ -146,108 +238,6 @@ def _name(prefix: str, base: str) -> str:
     return prefix + base
 
 
-def picks_for(need: int) -> int:
-    """How many pick chains to have, so that growth seldom needs more."""
-    size = FEWEST_PICKS
-    while size < need:
-        size *= 2
-    return size
-
-
-KEY, PORT_KEY = "ip daddr . meta l4proto . th dport", "meta l4proto . th dport"
-TYPE, PORT_TYPE = "ipv4_addr . inet_proto . inet_service", "inet_proto . inet_service"
-
-
-def _containers() -> str:
-    """Sets and maps: those of addresses, and the same again for node ports, whose key has no address."""
-    lines = [
-        "set cluster_ips { type ipv4_addr; }",
-        "set hairpins { type ipv4_addr . ipv4_addr . inet_proto . inet_service; }",
-        f"set restricted {{ type {TYPE}; }}",
-        f"set allowed_sources {{ type {TYPE} . ipv4_addr; flags interval; }}",
-    ]
-    for prefix, kind, key in (("", TYPE, KEY), ("node_port_", PORT_TYPE, PORT_KEY)):
-        lines += [f"map {prefix}{name} {{ type {kind} : verdict; }}" for name in ("services", "local", "refused")]
-        lines += [f"set {prefix}{name} {{ type {kind}; }}" for name in ("masqueraded", "masqueraded_own")]
-        lines += [
-            f"map {prefix}{name} {{ typeof {key} . numgen inc mod 65536 : ip daddr . th dport; }}"
-            for name in ("endpoints", "local_endpoints")
-        ]
-    return "".join(f"  {line}\n" for line in lines)
-
-
-def _picks(count: int) -> str:
-    """For each number of endpoints a chain that draws one of that many slots."""
-    kinds = (
-        ("pick", KEY, "endpoints"),
-        ("local", KEY, "local_endpoints"),
-        ("node-port-pick", PORT_KEY, "node_port_endpoints"),
-        ("node-port-local", PORT_KEY, "node_port_local_endpoints"),
-    )
-    return "".join(
-        f"  chain {chain}-{n} {{ meta l4proto {{ tcp, udp, sctp }} dnat ip to {key} . numgen random mod {n} map @{name}; }}\n"
-        for chain, key, name in kinds
-        for n in range(1, count + 1)
-    )
-
-
-def skeleton(options: Options, picks: int) -> str:
-    """The table anew, empty of elements: one transaction that replaces whatever was there."""
-    cidr = options.cluster_cidr
-    outside = "fib saddr type != local " + (f"ip saddr != {cidr} " if cidr else "")
-    node_ports = "fib daddr type local ip daddr != 127.0.0.0/8"
-    if options.node_port_addresses is not None:
-        node_ports = f"ip daddr {{ {', '.join(options.node_port_addresses) or '255.255.255.255'} }}"
-    mark = "meta mark set meta mark or 0x4000"
-    cluster_ips = f"    ip daddr @cluster_ips ip saddr != {cidr} {mark}\n" if cidr else ""
-    unused = f"    ip daddr {{ {', '.join(options.service_cidrs)} }} drop\n" if options.service_cidrs else ""
-    return f"""add table ip {TABLE}
-delete table ip {TABLE}
-table ip {TABLE} {{
-  comment "glassnet: Services of the cluster"
-{_containers()}  chain reject-chain {{ reject; }}
-{_picks(picks)}  chain node-ports {{
-    {PORT_KEY} @node_port_masqueraded {mark}
-    {outside}{PORT_KEY} vmap @node_port_local
-    fib saddr type local {PORT_KEY} @node_port_masqueraded_own {mark}
-    {PORT_KEY} vmap @node_port_services
-  }}
-  chain services {{
-{cluster_ips}    {KEY} @masqueraded {mark}
-    {outside}{KEY} vmap @local
-    fib saddr type local {KEY} @masqueraded_own {mark}
-    {KEY} vmap @services
-    {node_ports} goto node-ports
-  }}
-  chain firewall {{ {KEY} @restricted {KEY} . ip saddr != @allowed_sources drop; }}
-  chain refuse {{ {KEY} vmap @refused; }}
-  chain refuse-node-ports {{ {node_ports} {PORT_KEY} vmap @node_port_refused; }}
-  chain unused-cluster-ips {{
-    ip daddr @cluster_ips reject
-{unused}  }}
-  chain firewall-prerouting {{ type filter hook prerouting priority -110; policy accept; ct state new jump firewall; }}
-  chain firewall-output {{ type filter hook output priority -110; policy accept; ct state new jump firewall; }}
-  chain prerouting {{ type nat hook prerouting priority -100; policy accept; jump services; }}
-  chain output {{ type nat hook output priority -100; policy accept; jump services; }}
-  chain postrouting {{
-    type nat hook postrouting priority 100; policy accept;
-    meta mark & 0x4000 != 0 meta mark set meta mark xor 0x4000 masquerade fully-random
-    ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpins masquerade fully-random
-  }}
-  chain filter-input {{
-    type filter hook input priority 0; policy accept;
-    ct state new jump refuse-node-ports
-    ct state new jump refuse
-  }}
-  chain filter-forward {{
-    type filter hook forward priority 0; policy accept;
-    ct state new jump refuse
-    ct state new jump unused-cluster-ips
-  }}
-  chain filter-output {{
-    type filter hook output priority 0; policy accept;
-    ct state new jump refuse
-    ct state new jump unused-cluster-ips
-  }}
-}}
-"""
+def chain_messages(family: Family, name: str, chain: OwnChain) -> list[m.Message]:
+    """The rules of a Service's own chain."""
+    return [m.new_rule(family.number, TABLE, name, rule) for rule in chain.rules]

@@ -1,0 +1,48 @@
+"""`glassnet lab`: what can be changed while a lab runs."""
+
+from __future__ import annotations
+
+import click
+
+from glassnet.cli.main import lab_option
+from glassnet.net.errors import LabError
+
+EPILOG = """
+\b
+Examples:
+  glassnet lab proxy nftables
+  glassnet lab --name second proxy iptables
+"""
+
+
+@click.group("lab", epilog=EPILOG, short_help="Change a running lab: its proxy mode.")
+@lab_option
+@click.pass_context
+def command(context: click.Context, lab: str | None) -> None:
+    """Change a running lab."""
+    context.obj = lab
+
+
+PROXY_EPILOG = """
+\b
+Examples:
+  glassnet lab proxy nftables
+  glassnet lab proxy iptables
+"""
+
+
+@command.command("proxy", epilog=PROXY_EPILOG, short_help="Have every node's Service proxy in another mode.")
+@click.argument("mode", type=click.Choice(["iptables", "nftables"]))
+@click.pass_obj
+def proxy(lab: str | None, mode: str) -> None:
+    """Have every node's Service proxy in another mode.
+
+    New rules are in place before the old ones go, and no established connection breaks. A lab that is resumed keeps the mode.
+    """
+    from glassnet.lab.control import ask
+    from glassnet.lab.state import running_lab
+
+    reply = ask(running_lab(lab), "proxy", 90, mode=mode)
+    if "error" in reply:
+        raise LabError(reply["error"])
+    click.echo(f"Every node's Services are in {reply['mode']} now ({reply['seconds']:.2f} s).")

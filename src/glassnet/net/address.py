@@ -1,0 +1,49 @@
+"""IP addresses as text: which family, and one spelling for each.
+
+IPv4 octets may have leading zeros, as Kubernetes keeps reading them for old objects (k8s.io/utils/net, ParseIPSloppy); they are decimal.
+IPv6 is spelled as RFC 5952 says.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+IPV4, IPV6 = "IPv4", "IPv6"
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_STRICT = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII).fullmatch
+
+
+def canonical(text: str) -> str:
+    """The one spelling of an address; "" for what is none. IPv4 inside IPv6 (::ffff:0:0/96) is the IPv4 address, as Go's net package takes it."""
+    if ":" not in text:
+        return text if _STRICT(text) else _sloppy(text)
+    try:
+        found = ipaddress.IPv6Address(text)
+    except ValueError:
+        return ""
+    if found.scope_id:
+        return ""
+    return str(found.ipv4_mapped or found)
+
+
+def _sloppy(text: str) -> str:
+    parts = text.split(".")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) < 256 for part in parts):
+        return ""
+    return ".".join(str(int(part)) for part in parts)
+
+
+def family(text: str) -> str:
+    """IPv4 or IPv6, told from a canonical address or range."""
+    return IPV6 if ":" in text else IPV4
+
+
+def packed(text: str) -> bytes:
+    """The bytes of a canonical address, in network order."""
+    return ipaddress.IPv6Address(text).packed if ":" in text else bytes(map(int, text.split(".")))
+
+
+def with_port(address: str, port: int) -> str:
+    """`ip:port`, or `[ip]:port`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
