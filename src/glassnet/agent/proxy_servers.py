@@ -26,7 +26,7 @@ class Listening:
     """One HTTP server without routes: every request goes to one handler."""
 
     def __init__(self, netns: NetNs, handler: Handler) -> None:
-        self._netns, self._server = netns, web.Server(handler)
+        self._netns, self._server = netns, web.Server(handler, access_log=None)
         self._listeners: list[asyncio.Server] = []
 
     async def open(self, ip: str, port: int) -> None:
