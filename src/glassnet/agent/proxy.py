@@ -14,7 +14,7 @@ from glassnet.agent.proxy_family import FamilyProxy, Lost, SharedCompute
 from glassnet.agent.proxy_observers import Observers
 from glassnet.agent.proxy_writers import IptablesWriter, NftablesWriter, Writer
 from glassnet.kernel.addresses import Addresses
-from glassnet.kernel.api import Machine
+from glassnet.kernel.api import Host
 from glassnet.kernel.conntrack import Conntrack
 from glassnet.kube import kinds
 from glassnet.kube.change import Record
@@ -76,7 +76,7 @@ class ProxyLoop:
     def __init__(
         self,
         view: View,
-        machine: Machine,
+        machine: Host,
         node_name: str,
         settings: ProxySettings,
         *,
@@ -101,6 +101,7 @@ class ProxyLoop:
         self._busy = asyncio.Lock()
         self._sweep_others = True
         self.synced = 0
+        self.first_sync = asyncio.Event()
         self.repairs = 0
 
     def _make_families(self) -> None:
@@ -225,6 +226,7 @@ class ProxyLoop:
             await self._first_done()
         await self._observers.after(self._view, dirty, facts, self._node)
         self.synced += 1
+        self.first_sync.set()
 
     async def _first_done(self) -> None:
         """After the first sync: listen to what others do, and take away what the other mode left. Not before: no connection shall find no rules."""

@@ -22,7 +22,9 @@ class ProxyMetrics:
         self._started = started
         self.registry = CollectorRegistry()
         self._sync = self._histogram("sync_proxy_rules_duration_seconds", "Time a sync takes.", _SYNC)
-        self._full = self._histogram("sync_full_proxy_rules_duration_seconds", "Time a sync of everything takes.", _SYNC)
+        self._full = self._histogram(
+            "sync_full_proxy_rules_duration_seconds", "Time a sync of everything takes.", _SYNC
+        )
         self._partial = self._histogram("sync_partial_proxy_rules_duration_seconds", "Time a sync of what changed takes.", _SYNC)  # fmt: skip
         self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "When rules were last in place.")
         self._queued = self._gauge("sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for.")

@@ -8,7 +8,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from glassnet.kernel.api import Machine
+from glassnet.kernel.api import Host
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.iptables import Iptables, LegacyInfo, choose, legacy_tables
 from glassnet.kernel.nftables import GENERATION, Change, NfTables, NfTablesListener
@@ -51,7 +51,7 @@ class Writer(Protocol):
 class NftablesWriter:
     """Elements of the constant ruleset."""
 
-    def __init__(self, machine: Machine, rules: Rules) -> None:
+    def __init__(self, machine: Host, rules: Rules) -> None:
         self._tables = NfTables(machine.netns)
         self._state = nftables_state.State(rules)
         self._family = FAMILIES[rules.family].number
@@ -137,7 +137,7 @@ class NftablesWriter:
 class IptablesWriter:
     """Chains as kube-proxy has them. A chain is written whole, and only when it changes; in shared chains single rules come and go."""
 
-    def __init__(self, machine: Machine, rules: Rules, tool: str = "") -> None:
+    def __init__(self, machine: Host, rules: Rules, tool: str = "") -> None:
         self._machine, self._rules, self._tool = machine, rules, tool
         self.state = iptables_state.State(rules)
         self._counters = Counters(machine.netns)

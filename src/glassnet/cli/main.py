@@ -21,6 +21,7 @@ COMMANDS = {
     "host": ("glassnet.cli.host", "Run a command on a host outside the cluster (internet, vpc-router, …)."),
     "kubectl": ("glassnet.cli.kubectl", "Run real kubectl with the lab's kubeconfig."),
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
+    "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 

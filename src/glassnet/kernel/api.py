@@ -96,8 +96,8 @@ class Sandbox(Protocol):
         """Kill what runs in it, remove the namespaces and their names. Idempotent."""
 
 
-class Machine(Protocol):
-    """One machine: its network, mount, PID and UTS namespaces."""
+class Host(Protocol):
+    """One machine as far as its network goes: a real node, or one of a lab."""
 
     @property
     def name(self) -> str: ...
@@ -115,6 +115,13 @@ class Machine(Protocol):
 
         Raises CommandError for a non-zero status or a timeout (seconds).
         """
+
+    def sysctl(self, values: Mapping[str, Any]) -> None:
+        """Write net.* sysctls (dotted names) in the machine's network namespace."""
+
+
+class Machine(Host, Protocol):
+    """One machine with pods on it: its network, mount, PID and UTS namespaces."""
 
     async def spawn(
         self,
@@ -138,8 +145,5 @@ class Machine(Protocol):
         `files` (absolute path -> text: /etc/hosts, /etc/resolv.conf, ...) shadow the machine's in the pod's mount namespace.
         """
 
-    def sysctl(self, values: Mapping[str, Any]) -> None:
-        """Write net.* sysctls (dotted names) in the machine's network namespace."""
 
-
-__all__ = ["Machine", "NetNs", "Process", "Sandbox"]
+__all__ = ["Host", "Machine", "NetNs", "Process", "Sandbox"]

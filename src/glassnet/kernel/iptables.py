@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from glassnet.kernel.api import Machine, NetNs
+from glassnet.kernel.api import Host, NetNs
 from glassnet.net.errors import CommandError, KernelError
 
 _MARKS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")  # chains that the kubelet makes with the node's own tool
@@ -17,7 +17,7 @@ TOOLS = ("nft", "legacy")
 _GET_INFO = 64  # IPT_SO_GET_INFO and IP6T_SO_GET_INFO
 
 
-async def choose(machine: Machine) -> str:
+async def choose(machine: Host) -> str:
     """ "nft" or "legacy": the tool the node uses already.
 
     The kubelet's chains tell; without them the tool with more rules; without any rules, what `iptables` itself is. (The order of
@@ -34,7 +34,7 @@ async def choose(machine: Machine) -> str:
     return "nft" if "nf_tables" in version or rules[1] < 0 else "legacy"
 
 
-async def _saved(machine: Machine, tool: str) -> str | None:
+async def _saved(machine: Host, tool: str) -> str | None:
     """What a tool sees; None when it is not there or does not work."""
     if tool == "legacy" and not legacy_tables(machine.netns):
         return None  # to ask would make them
@@ -98,7 +98,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Iptables:
     """The iptables tools of a machine for one IP family; `tool` "" takes whatever `iptables` is."""
 
-    def __init__(self, machine: Machine, family: str = "IPv4", tool: str = "") -> None:
+    def __init__(self, machine: Host, family: str = "IPv4", tool: str = "") -> None:
         self._machine = machine
         name = "iptables" if family == "IPv4" else "ip6tables"
         self._name = f"{name}-{tool}" if tool else name

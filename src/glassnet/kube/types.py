@@ -578,12 +578,13 @@ def decode(kind: Kind, raw: bytes | str) -> Any:
     try:
         return _DECODERS[kind].decode(raw)
     except msgspec.ValidationError:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), STRUCTS.get(kind, Plain))
+        return msgspec.convert(without_nulls(msgspec.json.decode(raw)), STRUCTS.get(kind, Plain))
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """JSON-like data without fields that are null."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [without_nulls(item) for item in value]
     return value

@@ -143,7 +143,7 @@ class Cluster:
             seconds = await self._proxies.switch(mode)
         except LabError as error:
             return {"error": str(error)}
-        self._settings = msgspec.structs.replace(self._settings, proxy=mode)  # type: ignore[arg-type]
+        self._settings = msgspec.structs.replace(self._settings, proxy=mode)
         self._lab.write("settings.json", self._settings.to_json())  # a lab that is resumed has it too
         return {"mode": mode, "seconds": seconds}
 

@@ -97,8 +97,9 @@ class Proxies:
                     await loop.stop(sweep=False)
                     self._run(name)
             for name, (loop, task) in self._loops.items():
-                while not loop.synced and not task.done() and time.monotonic() - begun < 60:
-                    await asyncio.sleep(0.005)
+                waiting = asyncio.ensure_future(loop.first_sync.wait())
+                await asyncio.wait([waiting, task], timeout=60, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
                 if not loop.synced:
                     raise LabError(f"node {name} has no rules in mode {mode} yet; see the lab's log")
             return time.monotonic() - begun

@@ -211,7 +211,10 @@ def _prune(kind: type[Any], body: Any) -> Any:
 def _faults(config: ProxyConfig) -> Any:
     """(path, message) of each fault."""
     if config.mode not in ("", *MODES):
-        yield "mode", f"{config.mode!r} is not among iptables, nftables (ipvs and kernelspace are not offered: nftables is faster than ipvs)"
+        yield (
+            "mode",
+            f"{config.mode!r} is not among iptables, nftables (ipvs and kernelspace are not offered: nftables is faster than ipvs)",
+        )
     for path, ip in (("bindAddress", config.bind_address),):
         if not address.canonical(ip):
             yield path, f"{ip!r} is no IP address"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proxy_fakes import IptablesKernel, NfTablesKernel
 
 from glassnet.kube.view import Key
 from glassnet.proxy.backends import iptables_state, nftables, nftables_state
 from glassnet.proxy.backends.nftables import place
 from glassnet.proxy.model import Endpoint, LocalDetector, Rules, ServicePort
 from glassnet.ruleset.diff import difference
+from proxy_fakes import IptablesKernel, NfTablesKernel
 
 Ports = tuple[ServicePort, ...]
 RULES = {

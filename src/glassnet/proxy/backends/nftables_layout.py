@@ -226,7 +226,7 @@ class Layout:
                 flags=m.SET_ANONYMOUS | m.SET_CONSTANT,
                 size=3,
                 user_data=m.typeof_key(m.meta_type(x.L4PROTO)),
-            ),  # fmt: skip
+            ),
             m.message(
                 m.ELEMENTS,
                 self._f,
@@ -235,7 +235,7 @@ class Layout:
                 + m.number(4, transports)
                 + m.nest(3, *(m.nest(1, m.nest(1, m.value(bytes([n])))) for n in (6, 17, 132))),
                 m.CREATE,
-            ),  # fmt: skip
+            ),
             m.new_rule(self._f, TABLE, chain, translate),
         ]
 

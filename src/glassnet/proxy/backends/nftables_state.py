@@ -208,7 +208,7 @@ class State:
         ours = observed.chains - kept
         picks = {name for name in ours if name.rpartition("-")[0] in PICKS and name.rpartition("-")[2].isdigit()}
         work.old_chains = dict.fromkeys(ours - picks, True)
-        work.picks = {**{name: True for name in mine.picks - frame}, **dict.fromkeys(picks, False)}
+        work.picks = {**dict.fromkeys(mine.picks - frame, True), **dict.fromkeys(picks, False)}
         work.old_sets = dict.fromkeys(observed.sets - self.layout.set_names(), 0)
         return [*self.layout.chains(), *self._messages(work)]
 
