@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench lock clean
+.PHONY: setup up down test check bench bench-proxy soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -23,6 +23,13 @@ test:
 
 bench: setup
 	@.venv/bin/python -m benchmarks
+
+bench-proxy: setup
+	@.venv/bin/python -m benchmarks proxy
+
+# Ten minutes of churn under load; prints counts of errors.
+soak: setup
+	@.venv/bin/python -m benchmarks.proxy_soak
 
 # Writes requirements.lock anew from pyproject.toml: exact versions with hashes, for every Python and machine glassnet supports.
 lock:

@@ -33,7 +33,7 @@ def main() -> None:
     print(f"Machine: {machine()}\n", flush=True)
     for name in names:
         print(f"## {name}", flush=True)
-        subprocess.run([sys.executable, str(HERE / f"bench_{name}.py")], check=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.bench_{name}"], check=True, cwd=HERE.parent)
         print(flush=True)
 
 

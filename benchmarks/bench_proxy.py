@@ -1,113 +1,81 @@
-"""How long the proxy takes from an event to the kernel: the first full sync and one endpoint's change, in both modes.
+"""The proxy: how soon rules follow events, at which size, in how much memory, and what packets pay. `make bench-proxy`.
 
-Every Service is a ClusterIP with 10 endpoints. The network namespace is this process's own, made for the purpose.
+Each row is a process and network namespace of its own. `--plot FILE` draws the time of one endpoint's change against the number of Services.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import resource
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from glassnet.agent.proxy import ProxyLoop
-from glassnet.kernel import libc
-from glassnet.kube import kinds
-from glassnet.kube.types import decode
-from glassnet.kube.view import View
-from glassnet.net.errors import CommandError
+from benchmarks.plot import Line, chart
 
-SIZES, ENDPOINTS, CHANGES = (100, 500, 1000), 10, 7
-
-
-class Here:
-    """The machine the benchmark runs on, in a network namespace of its own."""
-
-    name = "here"
-
-    async def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 30.0) -> bytes:
-        """Run a program to its end."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
-        output, errors = await process.communicate(stdin)
-        if process.returncode:
-            raise CommandError(argv, process.returncode, errors.decode())
-        return output
-
-    def sysctl(self, values: Mapping[str, Any]) -> None:
-        """Kernel settings have no bearing on what is measured."""
+CASES = (
+    *(("direct", "nftables", size) for size in (100, 1000, 10_000, 50_000)),
+    *(("direct", "iptables-legacy", size) for size in (100, 1000, 10_000)),
+    *(("direct", "iptables-nft", size) for size in (100, 1000)),
+    *(("watch", "nftables", size) for size in (1000, 10_000)),
+    ("watch", "iptables-legacy", 1000),
+)
+PACKETS = (("nftables", 10_000), ("iptables-legacy", 10_000))
+# kube-proxy 1.36.2 on a machine of this kind: 10,000 Services with 5 endpoints each; first sync, one endpoint's change (s), MB
+PEERS = (("nftables", "11-15", "4.0", "222-343"), ("iptables, legacy tool", "2.1", "0.87", "290"))
+COLUMNS = (
+    ("first sync, s", "first_s", 2), ("address, ms: p50", "change_p50_ms", 2), ("p99", "change_p99_ms", 2),
+    ("number, ms: p50", "scale_p50_ms", 2), ("p99", "scale_p99_ms", 2), ("1,000 slices, ms", "burst_ms", 0),
+    ("mended in, ms", "repair_ms", 0), ("memory, MB", "memory_mb", 0),
+)  # fmt: skip
 
 
-def service(number: int) -> Any:
-    body = {
-        "metadata": {"name": f"service-{number:05d}", "namespace": "bench"},
-        "spec": {"clusterIP": f"10.96.{number >> 8}.{number & 255}", "ports": [{"name": "http", "port": 80}]},
-    }
-    return decode(kinds.SERVICE, json.dumps(body))
+def run(module: str, *words: object) -> dict[str, Any]:
+    """One measurement."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, words)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=900).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
 
 
-def endpoints(number: int, generation: int = 0) -> Any:
-    name = f"service-{number:05d}"
-    first = number * ENDPOINTS
-    ips = [f"10.{128 + (n >> 16)}.{(n >> 8) & 255}.{n & 255}" for n in range(first, first + ENDPOINTS)]
-    ips[0] = f"10.{250 + generation % 2}.{number >> 8}.{number & 255}"
-    body = {
-        "metadata": {"name": f"{name}-x", "namespace": "bench", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [ip], "nodeName": "node-a"} for ip in ips],
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    }
-    return decode(kinds.ENDPOINT_SLICE, json.dumps(body))
-
-
-async def measure(mode: str, size: int) -> tuple[float, list[float]]:
-    """Seconds of the first sync, and of each change from the View's event to the end of the transaction."""
-    view = View()
-    for number in range(size):
-        view.apply(kinds.SERVICE, service(number))
-        view.apply(kinds.ENDPOINT_SLICE, endpoints(number))
-    loop: ProxyLoop[Any] = ProxyLoop(view, Here(), "node-a", mode=mode, cluster_cidr="10.128.0.0/9", min_period=0.0)  # type: ignore[arg-type]
-
-    async def synced(count: int) -> None:
-        while loop.synced < count and not task.done():  # noqa: ASYNC110 (a benchmark may poll; nothing signals a sync)
-            await asyncio.sleep(0.0002)
-
-    start = time.perf_counter()
-    task = asyncio.create_task(loop.run())
-    await synced(1)
-    first = time.perf_counter() - start
-    changes = []
-    for generation in range(1, CHANGES + 1):
-        await asyncio.sleep(0.05)
-        start, before = time.perf_counter(), loop.synced
-        view.apply(kinds.ENDPOINT_SLICE, endpoints(size // 2, generation))
-        await synced(before + 1)
-        changes.append(time.perf_counter() - start)
-    await loop.stop()
-    return first, changes
+def shown(value: float | None, digits: int) -> str:
+    """A figure, or a dash."""
+    return "-" if not value else f"{value:,.{digits}f}"
 
 
 def main() -> None:
-    """Print the table."""
-    libc.unshare(libc.CLONE_NEWNET)
-    table = Table(
-        "mode", "services", "endpoints", "first sync, s", "one endpoint, ms (median)", "worst, ms", "process, MB"
-    )
-    for mode in ("iptables", "nftables"):
-        for size in SIZES:
-            first, changes = asyncio.run(measure(mode, size))
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            median, worst = statistics.median(changes) * 1000, max(changes) * 1000
-            table.add_row(
-                mode, str(size), str(size * ENDPOINTS), f"{first:.2f}", f"{median:.1f}", f"{worst:.1f}", f"{memory:.0f}"
-            )
-    Console(width=110).print(table)
+    """Print the tables, draw the plot."""
+    table = Table("objects come by", "mode", "Services", *(name for name, _, _ in COLUMNS))
+    results = []
+    for case in CASES:
+        result = run("proxy_case", *case)
+        results.append(result)
+        table.add_row(case[0], case[1], f"{case[2]:,}", *(shown(result[key], digits) for _, key, digits in COLUMNS))
+    console = Console(width=150)
+    console.print(table)
+    console.print("kube-proxy 1.36.2, 10,000 Services x 5 endpoints, same kind of machine, published with its method:")
+    for mode, first, change, memory in PEERS:
+        console.print(f"  {mode}: first sync {first} s, one endpoint's change {change} s, {memory} MB")
+    paid = Table("packets, mode", "Services", "connect to the pod, us", "by ClusterIP, us", "ratio", "to the pod, Gbit/s", "by ClusterIP", "ratio")  # fmt: skip
+    for mode, size in PACKETS:
+        r = run("proxy_packets", mode, size)
+        paid.add_row(mode, f"{size:,}", f"{r['connect_us']:.1f}", f"{r['connect_vip_us']:.1f}", f"{r['connect_ratio']:.3f}", f"{r['gbit']:.1f}", f"{r['gbit_vip']:.1f}", f"{r['gbit_ratio']:.3f}")  # fmt: skip
+    console.print(paid)
+    if "--plot" in sys.argv:
+        draw(results, sys.argv[sys.argv.index("--plot") + 1])
+
+
+def draw(results: list[dict[str, Any]], path: str) -> None:
+    """One endpoint's change against the number of Services, both axes logarithmic."""
+    lines = [
+        Line(mode, [(r["size"], r["change_p50_ms"]) for r in results if r["mode"] == mode and r["path"] == "direct"])
+        for mode in ("nftables", "iptables-legacy", "iptables-nft")
+    ]
+    lines.append(Line("kube-proxy, nftables", [(10_000, 4000.0)]))
+    lines.append(Line("kube-proxy, iptables (legacy tool)", [(10_000, 870.0)]))
+    chart(path, "One endpoint changes: event to kernel", "Services with 5 endpoints each", "ms", lines)
 
 
 if __name__ == "__main__":

@@ -1,66 +1,92 @@
 """kube-proxy's metrics, under its names, so that dashboards and alerts that know them work.
 
-Source: kube-proxy 1.36, pkg/proxy/metrics: names, labels, buckets.
+Source: kube-proxy 1.36, pkg/proxy/metrics: names, labels, help, buckets; Kubernetes reference, "Kubernetes Metrics Reference".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_WHOLE = re.compile(rb'le="(\d+)\.0"')
+_NFACCT = (
+    ("iptables_ct_state_invalid_dropped_packets_total", "ct_state_invalid_dropped_pkts", "packets dropped by iptables to work around conntrack problems"),
+    ("iptables_localhost_nodeports_accepted_packets_total", "localhost_nps_accepted_pkts", "Number of packets accepted on nodeports of loopback interface"),
+)  # fmt: skip
 _SYNC = [0.001 * 2**power for power in range(15)]
 _PROGRAMMING = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
 _FAMILY = ["ip_family"]
 
 
+class _Packets(Collector):
+    """What rules of the iptables mode count, read when somebody asks."""
+
+    def __init__(self, counters: Callable[[str], int]) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        for name, counter, text in _NFACCT:
+            yield CounterMetricFamily(f"kubeproxy_{name}", f"[ALPHA] {text}", float(self._counters(counter)))
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        """Their names, without reading the counters."""
+        return [CounterMetricFamily(f"kubeproxy_{name}", text) for name, _, text in _NFACCT]
+
+
 class ProxyMetrics:
-    """One proxy's numbers. `counters` reads an nfacct object of the iptables mode."""
+    """One proxy's numbers, in a registry of its own. `started`: seconds since 1970; `counters` reads an nfacct object of the iptables mode."""
 
     def __init__(self, started: float, counters: Callable[[str], int] | None = None) -> None:
         self._started = started
         self.registry = CollectorRegistry()
-        self._sync = self._histogram("sync_proxy_rules_duration_seconds", "Time a sync takes.", _SYNC)
-        self._full = self._histogram(
-            "sync_full_proxy_rules_duration_seconds", "Time a sync of everything takes.", _SYNC
-        )
-        self._partial = self._histogram("sync_partial_proxy_rules_duration_seconds", "Time a sync of what changed takes.", _SYNC)  # fmt: skip
-        self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "When rules were last in place.")
-        self._queued = self._gauge("sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for.")
-        self._programming = self._histogram("network_programming_duration_seconds", "From the change of a pod to rules in place.", _PROGRAMMING)  # fmt: skip
+        ProcessCollector(registry=self.registry)
+        latency = "SyncProxyRules latency in seconds"
+        self._sync = self._histogram("sync_proxy_rules_duration_seconds", latency, _SYNC)
+        self._full = self._histogram("sync_full_proxy_rules_duration_seconds", f"{latency} for full resyncs", _SYNC)
+        self._partial = self._histogram("sync_partial_proxy_rules_duration_seconds", f"{latency} for partial resyncs", _SYNC)  # fmt: skip
+        self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced")  # fmt: skip
+        self._queued = self._gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued")  # fmt: skip
+        self._programming = self._histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", _PROGRAMMING)  # fmt: skip
         self._changes = {
-            kind: (
-                self._gauge(f"sync_proxy_rules_{kind}_changes_pending", f"Changes of {kind}s that wait.", []),
-                self._counter(f"sync_proxy_rules_{kind}_changes", f"Changes of {kind}s that were carried out.", []),
+            kind.lower(): (
+                self._gauge(f"sync_proxy_rules_{kind.lower()}_changes_pending", f"Pending proxy rules {kind} changes", []),
+                self._counter(f"sync_proxy_rules_{kind.lower()}_changes", f"Cumulative proxy rules {kind} changes", []),
             )
-            for kind in ("endpoint", "service")
-        }
-        self._no_local = self._gauge("sync_proxy_rules_no_local_endpoints_total", "Service ports without an endpoint for a Local policy.", [*_FAMILY, "traffic_policy"])  # fmt: skip
-        self._conntrack = self._histogram("conntrack_reconciler_sync_duration_seconds", "Time to look for stale UDP flows.", _SYNC)  # fmt: skip
-        self._deleted = self._counter("conntrack_reconciler_deleted_entries", "Stale UDP flows that were ended.")
-        self._healthz = self._counter("proxy_healthz", "Answers of /healthz.", ["code"])
-        self._livez = self._counter("proxy_livez", "Answers of /livez.", ["code"])
+            for kind in ("Endpoint", "Service")
+        }  # fmt: skip
+        self._no_local = self._gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", [*_FAMILY, "traffic_policy"])  # fmt: skip
+        self._conntrack = self._histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", _SYNC)  # fmt: skip
+        self._deleted = self._counter("conntrack_reconciler_deleted_entries", "Cumulative conntrack flows deleted by conntrack reconciler")  # fmt: skip
+        self._healthz = self._counter("proxy_healthz", "Cumulative proxy healthz HTTP status", ["code"])
+        self._livez = self._counter("proxy_livez", "Cumulative proxy livez HTTP status", ["code"])
         table = [*_FAMILY, "table"]
-        self._rules = self._gauge("sync_proxy_rules_iptables_total", "Rules of ours in a table.", table)
-        self._written = self._gauge("sync_proxy_rules_iptables_last", "Rules written by the last sync.", table)
-        self._restore = self._counter("sync_proxy_rules_iptables_restore_failures", "Failed loads of rules.")
-        self._partial_restore = self._counter("sync_proxy_rules_iptables_partial_restore_failures", "Failed loads of what changed.")  # fmt: skip
-        self._nftables = self._counter("sync_proxy_rules_nftables_sync_failures", "Failed transactions.")
-        self._cleanup = self._counter("sync_proxy_rules_nftables_cleanup_failures", "Failed removals of old chains.")
+        self._rules = self._gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", table)  # fmt: skip
+        self._written = self._gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", table)  # fmt: skip
+        self._restore = self._counter("sync_proxy_rules_iptables_restore_failures", "Cumulative proxy iptables restore failures")  # fmt: skip
+        self._partial_restore = self._counter("sync_proxy_rules_iptables_partial_restore_failures", "Cumulative proxy iptables partial restore failures")  # fmt: skip
+        self._nftables = self._counter("sync_proxy_rules_nftables_sync_failures", "Cumulative proxy nftables sync failures")  # fmt: skip
+        self._cleanup = self._counter("sync_proxy_rules_nftables_cleanup_failures", "Cumulative proxy nftables cleanup failures")  # fmt: skip
         if counters is not None:
-            for name, counter in (("ct_state_invalid_dropped", "ct_state_invalid_dropped_pkts"), ("localhost_nodeports_accepted", "localhost_nps_accepted_pkts")):  # fmt: skip
-                gauge = self._gauge(f"iptables_{name}_packets_total", "Packets counted by a rule.", [])
-                gauge.set_function(lambda name=counter: float(counters(name)))  # type: ignore[misc]
+            self.registry.register(_Packets(counters))
 
     def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
+        text = f"[ALPHA] {text}"
         return Histogram(f"kubeproxy_{name}", text, _FAMILY, registry=self.registry, buckets=tuple(buckets))
 
     def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
-        return Gauge(f"kubeproxy_{name}", text, _FAMILY if labels is None else labels, registry=self.registry)
+        labels = _FAMILY if labels is None else labels
+        return Gauge(f"kubeproxy_{name}", f"[ALPHA] {text}", labels, registry=self.registry)
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
-        return Counter(f"kubeproxy_{name}", text, _FAMILY if labels is None else labels, registry=self.registry)
+        """`name` is without the "_total" that the exposition adds."""
+        labels = _FAMILY if labels is None else labels
+        return Counter(f"kubeproxy_{name}", f"[ALPHA] {text}", labels, registry=self.registry)
 
     def sync_done(self, family: str, seconds: float, full: bool, now: float) -> None:
         """A family's rules are in place."""
@@ -90,11 +116,13 @@ class ProxyMetrics:
         self._written.labels(family, table).set(written)
 
     def failed(self, mode: str, family: str, full: bool) -> None:
-        """A sync failed."""
+        """A sync failed. As with kube-proxy, a failed partial one counts among all failures, too."""
         if mode == "nftables":
             self._nftables.labels(family).inc()
-        else:
-            (self._restore if full else self._partial_restore).labels(family).inc()
+            return
+        self._restore.labels(family).inc()
+        if not full:
+            self._partial_restore.labels(family).inc()
 
     def no_local_endpoints(self, family: str, policy: str, count: int) -> None:
         """Service ports that drop traffic of a policy ("internal", "external")."""
@@ -110,7 +138,7 @@ class ProxyMetrics:
         (self._healthz if path == "/healthz" else self._livez).labels(str(code)).inc()
 
     def render(self) -> tuple[bytes, str]:
-        """The text Prometheus reads, and its content type; without the times at which series were made."""
+        """The text Prometheus reads, and its content type; without the times at which series were made, bounds spelled as Go does (1, not 1.0)."""
         text = generate_latest(self.registry)
         kept = [line for line in text.splitlines(keepends=True) if b"_created" not in line]
-        return b"".join(kept), CONTENT_TYPE_LATEST
+        return _WHOLE.sub(rb'le="\1"', b"".join(kept)), CONTENT_TYPE

@@ -30,9 +30,12 @@ class Listening:
         self._listeners: list[asyncio.Server] = []
 
     async def open(self, ip: str, port: int) -> None:
-        """Listen at one more address. Raises KernelError when it is taken."""
+        """Listen at one more address. Raises KernelError when it is taken, not the machine's, or of a family it lacks."""
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        sock = self._netns.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = self._netns.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise KernelError(f"listen at {ip} port {port}", error.errno or 0) from None
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

@@ -1,7 +1,8 @@
 """KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1: read, checked, written.
 
 Source: Kubernetes reference, "kube-proxy Configuration (v1alpha1)"; pkg/proxy/apis/config/validation for the checks. An unknown field is an
-error here (kube-proxy lets it pass with a warning for v1alpha1): what is misspelt has no effect, and nobody sees it.
+error here (kube-proxy lets it pass with a warning for v1alpha1): what is misspelt has no effect, and nobody sees it. An empty or zero value in a
+file stands for the default wherever kube-proxy takes it so (pkg/proxy/apis/config/v1alpha1, SetDefaults): kubeadm writes such files.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from glassnet.proxy import nodeports
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
 MODES = ("iptables", "nftables")
 DETECT_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
+HEALTHZ_PORT, METRICS_PORT = 10256, 10249
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ns": 1e-9}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|\u00b5s|\u03bcs|ns|m|s)")
+_PORTS = re.compile(r"([0-9]{1,5})(?:([-+])([0-9]{1,5}))?")
 
 
 class _Section(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -54,7 +57,7 @@ class Nftables(_Section, frozen=True):
 
 
 class Ipvs(_Section, frozen=True):
-    sync_period: str = "0s"
+    sync_period: str = "30s"
     min_sync_period: str = "0s"
     scheduler: str = ""
     exclude_cidrs: tuple[str, ...] = msgspec.field(name="excludeCIDRs", default=())
@@ -69,7 +72,7 @@ class Winkernel(_Section, frozen=True):
     source_vip: str = ""
     enable_dsr: bool = msgspec.field(name="enableDSR", default=False)
     root_hns_endpoint_name: str = ""
-    forward_health_check_vip: bool = msgspec.field(name="forwardHealthCheckVIP", default=False)
+    forward_health_check_vip: bool = False
 
 
 class DetectLocal(_Section, frozen=True):
@@ -96,7 +99,10 @@ class Logging(_Section, frozen=True):
 
 
 class ProxyConfig(_Section, frozen=True):
-    """The whole configuration, with kube-proxy's defaults, but for minSyncPeriod: a change is written at once, as it costs little here."""
+    """The whole configuration, with kube-proxy's defaults, but for two.
+
+    minSyncPeriod is 0: a change is written at once, as it costs little here. contentType is JSON, which is what this client speaks.
+    """
 
     feature_gates: dict[str, bool] = {}
     client_connection: ClientConnection = ClientConnection()
@@ -136,7 +142,7 @@ class ProxyConfig(_Section, frozen=True):
 
 def seconds(text: str) -> float:
     """A duration as Go writes them ("1h2m3.5s"), in seconds. Raises ValueError."""
-    body = text.removeprefix("-").removeprefix("+")
+    body = text[1:] if text[:1] in ("-", "+") else text
     if body == "0":
         return 0.0
     parts = _DURATION.findall(body)
@@ -159,25 +165,112 @@ def parse(text: str, source: str, lenient: bool = False) -> tuple[ProxyConfig, l
         raise item.error(f"apiVersion {API_VERSION} and kind {KIND} are wanted", "kind")
     body = {key: value for key, value in item.body.items() if key not in ("apiVersion", "kind", "metadata")}
     unknown = _unknown(ProxyConfig, body, "")
-    warnings = [f"{source}:{item.line(path)}: {message}" for path, message in unknown]
-    if unknown and not lenient:
-        raise ParseError("\n".join(f"line {item.line(path)}: {message}" for path, message in unknown), source)
-    try:
-        config = msgspec.convert(_prune(ProxyConfig, body), ProxyConfig)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        path = path.rstrip("`")
-        raise item.error(f"{path}: {message[:1].lower()}{message[1:]}", path) from None
-    check(config, source, item)
+    addresses = {"healthzBindAddress": "", "metricsBindAddress": ""}  # their defaults depend on bindAddress
+    config, faults = _convert({**addresses, **_prune(ProxyConfig, body)})
+    config = with_ports(_defaulted(config))
+    wrong = {path.split("[")[0] for path, _ in faults}
+    faults += [(path, f"{path}: {message}") for path, message in _faults(config) if path.split("[")[0] not in wrong]
+    warnings = [f"{source}:{_line(item, path)}: {message}" for path, message in unknown] if lenient else []
+    _refuse(faults if lenient else [*unknown, *faults], source, item)
     return config, warnings
 
 
+def _convert(body: dict[str, Any]) -> tuple[ProxyConfig, list[tuple[str, str]]]:
+    """The configuration of a body, without what is of a wrong type: (path, message) of each."""
+    faults: list[tuple[str, str]] = []
+    while True:
+        try:
+            return msgspec.convert(body, ProxyConfig), faults
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `")
+            path = path.rstrip("`").removeprefix("key in ").removeprefix("$.").split("[...]")[0]
+            faults.append((path, f"{path}: {message[:1].lower()}{message[1:]}"))
+            *sections, last = path.split("[")[0].split(".")
+            section = body
+            for name in sections:
+                section = section[name]
+            if section.pop(last, None) is None:
+                raise  # it would never end; nothing that YAML can hold comes here
+
+
+def _defaulted(config: ProxyConfig) -> ProxyConfig:
+    """With kube-proxy's defaults in place of values that are empty or zero in a file."""
+    bind = config.bind_address or "0.0.0.0"
+    wide, loopback = ("[::]", "[::1]") if address.family(bind) == address.IPV6 else ("0.0.0.0", "127.0.0.1")
+    client, logs = config.client_connection, config.logging
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        bind_address=bind,
+        healthz_bind_address=config.healthz_bind_address or wide,
+        metrics_bind_address=config.metrics_bind_address or loopback,
+        config_sync_period=_period(config.config_sync_period, ProxyConfig().config_sync_period),
+        iptables=replace(config.iptables, sync_period=_period(config.iptables.sync_period, Iptables().sync_period)),
+        nftables=replace(config.nftables, sync_period=_period(config.nftables.sync_period, Nftables().sync_period)),
+        ipvs=replace(config.ipvs, sync_period=_period(config.ipvs.sync_period, Ipvs().sync_period)),
+        client_connection=replace(
+            client,
+            content_type=client.content_type or ClientConnection().content_type,
+            qps=client.qps or ClientConnection().qps,
+            burst=client.burst or ClientConnection().burst,
+        ),
+        logging=replace(
+            logs,
+            format=logs.format or Logging().format,
+            flush_frequency=logs.flush_frequency or Logging().flush_frequency,
+        ),
+    )
+
+
+def _period(text: str, default: str) -> str:
+    try:
+        return text if seconds(text) else default
+    except ValueError:
+        return text
+
+
+def with_ports(config: ProxyConfig) -> ProxyConfig:
+    """With the usual ports where healthzBindAddress and metricsBindAddress are addresses alone; empty ones stay: not served."""
+    return msgspec.structs.replace(
+        config,
+        healthz_bind_address=_with_port(config.healthz_bind_address, HEALTHZ_PORT),
+        metrics_bind_address=_with_port(config.metrics_bind_address, METRICS_PORT),
+    )
+
+
+def _with_port(place: str, port: int) -> str:
+    """An address with the port it lacks; what is neither an address nor one with a port stays, for the check to name it."""
+    ip = address.canonical(place[1:-1] if place.startswith("[") and place.endswith("]") else place)
+    return address.with_port(ip, port) if ip else place
+
+
 def check(config: ProxyConfig, source: str = "", item: Manifest | None = None) -> None:
-    """Whether values make sense together. Raises ParseError that names all faults."""
-    faults = list(_faults(config))
-    if faults:
-        lines = [f"{f'line {item.line(path)}: ' if item else ''}{path}: {message}" for path, message in faults]
-        raise ParseError("; ".join(lines) if len(lines) == 1 else "\n" + "\n".join(lines), source)
+    """Whether values make sense together. Raises ParseError that names all faults, with their lines when `item` is what they were read from."""
+    _refuse([(path, f"{path}: {message}") for path, message in _faults(config)], source, item)
+
+
+def _refuse(faults: list[tuple[str, str]], source: str, item: Manifest | None) -> None:
+    """Raise ParseError for (path, message) of faults, in the order of their lines, unless there are none."""
+    lines = sorted(((_line(item, path), message) for path, message in faults), key=lambda each: each[0])
+    if len(lines) == 1:
+        raise ParseError(lines[0][1], source, lines[0][0])
+    if lines:
+        told = [f"  line {line}: {message}" if line else f"  {message}" for line, message in lines]
+        raise ParseError("\n".join([f"{len(lines)} faults", *told]), source)
+
+
+def _line(item: Manifest | None, path: str) -> int:
+    """Where a field's name stands, or an entry of a list; 0 without a text."""
+    if item is None:
+        return 0
+    line, node = item.line(path), item.node
+    for step in path.split(".") if not path.endswith("]") else ():
+        pairs = node.value if isinstance(node.value, list) else []
+        found = next((pair for pair in pairs if isinstance(pair, tuple) and pair[0].value == step), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return int(line)
 
 
 def _unknown(kind: type[Any], body: Any, path: str) -> list[tuple[str, str]]:
@@ -215,12 +308,11 @@ def _faults(config: ProxyConfig) -> Any:
             "mode",
             f"{config.mode!r} is not among iptables, nftables (ipvs and kernelspace are not offered: nftables is faster than ipvs)",
         )
-    for path, ip in (("bindAddress", config.bind_address),):
-        if not address.canonical(ip):
-            yield path, f"{ip!r} is no IP address"
+    if not address.canonical(config.bind_address):
+        yield "bindAddress", f"{config.bind_address!r} is no IP address"
     for path, place in (("healthzBindAddress", config.healthz_bind_address), ("metricsBindAddress", config.metrics_bind_address)):  # fmt: skip
         if place and not _host_port(place):
-            yield path, f"{place!r} is not of the form IP:PORT"
+            yield path, f"{place!r} is not of the form IP:PORT or [IP]:PORT"
     yield from _cidr_faults(config)
     for name in ("iptables", "nftables"):
         section = getattr(config, name)
@@ -234,9 +326,16 @@ def _faults(config: ProxyConfig) -> Any:
     yield from _duration_faults("configSyncPeriod", config.config_sync_period, positive=True)
     for field in ("tcp_established_timeout", "tcp_close_wait_timeout", "udp_timeout", "udp_stream_timeout"):
         yield from _duration_faults(f"conntrack.{_camel(field)}", getattr(config.conntrack, field))
-    for path, value in (("conntrack.maxPerCore", config.conntrack.max_per_core), ("conntrack.min", config.conntrack.min)):  # fmt: skip
+    for path, value in (
+        ("conntrack.maxPerCore", config.conntrack.max_per_core),
+        ("conntrack.min", config.conntrack.min),
+        ("clientConnection.burst", config.client_connection.burst),
+        ("logging.verbosity", config.logging.verbosity),
+    ):
         if value < 0:
             yield path, "must not be negative"
+    if config.port_range and not _port_range(config.port_range):
+        yield "portRange", f"{config.port_range!r} is no range of ports such as 30000-32767"
     if config.oom_score_adj is not None and not -1000 <= config.oom_score_adj <= 1000:
         yield "oomScoreAdj", "must be between -1000 and 1000"
     yield from _detect_faults(config)
@@ -288,13 +387,30 @@ def _network(text: str) -> bool:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
         return False
-    return "/" in text
+    return text.partition("/")[2].isdigit() and "%" not in text
+
+
+def _number(text: str, most: int) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= most
 
 
 def _host_port(text: str) -> bool:
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    return bool(address.canonical(host)) and port.isdigit() and 0 < int(port) < 65536
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in host and bare is host:  # an IPv6 address wants brackets
+        return False
+    return bool(address.canonical(bare)) and _number(port, 65535) and int(port) > 0
+
+
+def _port_range(text: str) -> bool:
+    """One port, FIRST-LAST, or FIRST+MORE, as k8s.io/apimachinery/pkg/util/net reads them."""
+    found = _PORTS.fullmatch(text.strip())
+    if not found:
+        return False
+    first, last = int(found[1]), int(found[3] or found[1])
+    if found[2] == "+":
+        last += first
+    return first <= last <= 65535
 
 
 def host_port(text: str) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from glassnet.proxy.config import ProxyConfig
 
 
 class Flag(NamedTuple):
-    """One flag; `path` is the field it sets ("iptables.masqueradeAll")."""
+    """One flag; `path` is the field it sets ("iptables.masqueradeAll"), `{mode}` in it the section of the mode in use."""
 
     name: str
     kind: Literal["text", "number", "bool", "list", "gates"]
@@ -39,8 +39,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("nodeport-addresses", "list", "nodePortAddresses", "CIDRs of the addresses that serve node ports, or primary."),
     Flag("masquerade-all", "bool", "{mode}.masqueradeAll", "Masquerade all traffic to ClusterIPs."),
     Flag("iptables-masquerade-bit", "number", "iptables.masqueradeBit", "Bit of the packet mark that asks for masquerading."),
-    Flag("iptables-sync-period", "text", "iptables.syncPeriod", "How long a failed sync may wait for the next try."),
-    Flag("iptables-min-sync-period", "text", "iptables.minSyncPeriod", "The least time between two syncs."),
+    Flag("iptables-sync-period", "text", "{mode}.syncPeriod", "How long a failed sync may wait for the next try."),
+    Flag("iptables-min-sync-period", "text", "{mode}.minSyncPeriod", "The least time between two syncs."),
     Flag("iptables-localhost-nodeports", "bool", "iptables.localhostNodePorts", "Node ports on 127.0.0.1."),
     Flag("config-sync-period", "text", "configSyncPeriod", "Taken for compatibility; watches need no resync."),
     Flag("conntrack-max-per-core", "number", "conntrack.maxPerCore", "Connections to track, a processor; 0 leaves the limit alone."),
@@ -57,16 +57,21 @@ FLAGS: tuple[Flag, ...] = (
     Flag("v", "number", "logging.verbosity", "Verbosity of the log; 2 and more show each sync."),
 )  # fmt: skip
 WITH_CONFIG = ("hostname-override", "v")
+_TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 def apply(config: ProxyConfig, given: Mapping[str, Any], from_file: bool = False) -> tuple[ProxyConfig, list[str]]:
-    """The configuration with the flags that were given, and warnings about those that a file overrules. Raises UsageError."""
+    """The configuration with the flags that were given (those that are not None), and warnings about those that a file overrules.
+
+    Values may be text, or of the flag's kind already. Raises UsageError that names the flag or the field at fault.
+    """
     body: dict[str, Any] = msgspec.to_builtins(config)
     warnings = []
-    mode = given.get("proxy-mode") or config.mode or "iptables"
+    mode = (not from_file and given.get("proxy-mode")) or config.mode
+    mode = mode if mode in configs.MODES else "iptables"
     for flag in FLAGS:
         value = given.get(flag.name)
-        if value is None:
+        if value is None or (flag.name == "hostname-override" and value == ""):
             continue
         if from_file and flag.name not in WITH_CONFIG:
             warnings.append(f"--{flag.name} is ignored: --config is given, set {flag.path.format(mode=mode)} there")
@@ -76,17 +81,36 @@ def apply(config: ProxyConfig, given: Mapping[str, Any], from_file: bool = False
         for name in sections:
             section = section[name]
         section[last] = _value(flag, value)
-    made = msgspec.convert(body, ProxyConfig)
+    made = configs.with_ports(msgspec.convert(body, ProxyConfig))
     configs.check(made, "command line")
     return made, warnings
 
 
 def _value(flag: Flag, value: Any) -> Any:
-    if flag.kind == "list":
-        return [part.strip() for part in str(value).split(",") if part.strip()]
-    if flag.kind == "gates":
-        pairs = [part.partition("=") for part in str(value).split(",") if part.strip()]
-        if not all(text.lower() in ("true", "false") for _, _, text in pairs):
-            raise UsageError(f"--{flag.name}: {value!r} is not of the form Gate=true,Other=false")
-        return {name.strip(): text.lower() == "true" for name, _, text in pairs}
-    return value
+    text = str(value).strip()
+    match flag.kind:
+        case "list":
+            return [part.strip() for part in text.split(",") if part.strip()]
+        case "gates":
+            pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+            return {name.strip(): _truth(flag, value, word) for name, _, word in pairs}
+        case "bool":
+            return _truth(flag, value, text)
+        case "number":
+            try:
+                return int(text)
+            except ValueError:
+                raise UsageError(f"--{flag.name}: {value!r} is no whole number") from None
+    if flag.name == "hostname-override":
+        if not text:
+            raise UsageError("--hostname-override: a name of blanks is none")
+        return text.lower()
+    return text
+
+
+def _truth(flag: Flag, value: Any, word: str) -> bool:
+    """A truth value as Go's flags have them."""
+    if (word := word.strip().lower()) not in _TRUE + _FALSE:
+        form = "true or false" if flag.kind == "bool" else "of the form Gate=true,Other=false"
+        raise UsageError(f"--{flag.name}: {value!r} is not {form}")
+    return word in _TRUE

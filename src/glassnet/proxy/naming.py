@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from dataclasses import dataclass
 
@@ -25,8 +24,18 @@ class Recipe:
         return name + ":" if self.colon_without_port_name and ":" not in name else name
 
 
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # base32 (RFC 4648)
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
+
+
 def _hash(text: str) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:16]
+    """The first 16 base32 digits of the SHA-256, two at a time: ten thousand Services have sixty thousand names."""
+    n = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10], "big")
+    pairs = _PAIRS
+    return (
+        f"{pairs[n >> 70]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
+        f"{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
+    )
 
 
 def service_port_name(namespace: str, name: str, port: str) -> str:

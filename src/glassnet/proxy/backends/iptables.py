@@ -155,6 +155,7 @@ class _Speller:
 
     def __init__(self, out: Piece, port: ServicePort, how: Spelling) -> None:
         self.out, self.port, self.how = out, port, how
+        self.seps: dict[str, str] = {}
         self.protocol = port.protocol.lower()
         digits = how.recipe.service("", port.name, port.protocol)
         self.svc, self.svl, self.ext, self.fw = (f"KUBE-{kind}{digits}" for kind in ("SVC", "SVL", "EXT", "FW"))
@@ -264,8 +265,7 @@ class _Speller:
             elif how.not_from_pods:
                 first, then = (how.not_from_pods, "") if how.by_source else ("", how.not_from_pods)
                 lines.append(f"-A {chain} {self.at(port.cluster_ip, 'cluster IP', first, then)} -j {MARK_MASQ}")
-        name = how.recipe.endpoint
-        seps = [(endpoint.text, name(port.name, port.protocol, endpoint.text)) for endpoint in endpoints]
+        seps = [(endpoint.text, self._sep(endpoint.text)) for endpoint in endpoints]
         if port.affinity_seconds:
             for text, sep in seps:
                 lines.append(
@@ -278,12 +278,19 @@ class _Speller:
             lines.append(f"-A {chain}{self._arrow(text)}{share} -j {sep}")
             left -= 1
 
+    def _sep(self, text: str) -> str:
+        """The chain of an endpoint."""
+        found = self.seps.get(text)
+        if found is None:
+            found = self.seps[text] = self.how.recipe.endpoint(self.port.name, self.port.protocol, text)
+        return found
+
     def _arrow(self, text: str) -> str:
         return f' -m comment --comment "{self.port.name} -> {text}"' if self.how.comments else ""
 
     def _endpoint(self, endpoint: Endpoint) -> None:
         port, how, text = self.port, self.how, endpoint.text
-        sep = how.recipe.endpoint(port.name, port.protocol, text)
+        sep = self._sep(text)
         comment = f' -m comment --comment "{port.name}"' if how.comments else ""
         remember = f" -m recent --set --name {sep} --mask {how.all_bits} --rsource" if port.affinity_seconds else ""
         self.out.chains[sep] = [
