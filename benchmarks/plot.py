@@ -42,7 +42,9 @@ def chart(path: str, title: str, across: str, up: str, lines: Sequence[Line]) ->
     for power in range(x0, x1 + 1):
         x, _ = place(10**power, 10**y0)
         out.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}" stroke="#ddd"/>')
-        out.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" fill="#444">{10**power:,}</text>')
+        out.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" fill="#444">{10**power:,}</text>'
+        )
     for power in range(y0, y1 + 1):
         _, y = place(10**x0, 10.0**power)
         out.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')

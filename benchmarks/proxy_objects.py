@@ -75,13 +75,18 @@ def fill(view: View, size: int) -> None:
         put(view, kinds.ENDPOINT_SLICE, endpoint_slice(number))
 
 
+def decoded(kind: kinds.Kind, body: dict[str, Any]) -> Any:
+    """An object as a watch decodes it."""
+    return narrow.decode(kind, json.dumps(body).encode())
+
+
 def put(view: View, kind: kinds.Kind, body: dict[str, Any]) -> None:
     """One object."""
-    view.apply(kind, narrow.decode(kind, json.dumps(body).encode()))
+    view.apply(kind, decoded(kind, body))
 
 
 async def until(condition: Any, seconds: float = 300) -> None:
     """Wait, looking often enough for what is measured here."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (nothing signals what is measured)
             await asyncio.sleep(0.0002)

@@ -55,8 +55,11 @@ def wire() -> Any:
 async def running(
     view: View, wire: Wire, mode: str, report: Callable[[Any], None] | None = None, **more: Any
 ) -> AsyncIterator[ProxyLoop]:
-    settings = ProxySettings(mode=mode, detectors=cluster_cidr_detectors(["10.0.0.0/8"]), min_period=0.005, **more)
-    loop = ProxyLoop(view, wire, "node-a", settings, report=report)  # type: ignore[arg-type]
+    observers = more.pop("observers", None)
+    settings = ProxySettings(
+        **{"mode": mode, "detectors": cluster_cidr_detectors(["10.0.0.0/8"]), "min_period": 0.005, **more}
+    )
+    loop = ProxyLoop(view, wire, "node-a", settings, report=report, observers=observers)  # type: ignore[arg-type]
     task = asyncio.create_task(loop.run())
     try:
         await until(lambda: loop.synced)

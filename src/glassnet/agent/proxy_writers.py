@@ -17,11 +17,14 @@ from glassnet.net import address
 from glassnet.net.errors import KernelError
 from glassnet.proxy.backends import iptables_state, nftables_state
 from glassnet.proxy.backends.iptables import FIREWALL, INVALID_COUNTER, LOCALHOST_COUNTER, TOP
+from glassnet.proxy.backends.nftables import Element
 from glassnet.proxy.backends.nftables_layout import FAMILIES, TABLE
+from glassnet.proxy.backends.nftables_state import Touched
 from glassnet.proxy.model import Rules, ServicePort
 from glassnet.ruleset import nft_messages as m
 
 Ports = tuple[ServicePort, ...]
+MOST_TOUCHED = 20_000  # elements; to undo more one by one is no quicker than a listing
 LOOK_PERIOD = 0.05  # seconds between looks at a legacy table, which gives no notice of changes
 
 
@@ -57,6 +60,7 @@ class NftablesWriter:
         self._family = FAMILIES[rules.family].number
         self._listener: NfTablesListener | None = None
         self._known = False
+        self._touched: dict[Element, Touched] | None = {}  # what others did to elements; None: more than that
 
     async def write(self, changed: Mapping[Key, Ports | None]) -> bool:
         """One transaction of what differs."""
@@ -81,7 +85,15 @@ class NftablesWriter:
             self._commit(messages)
 
     async def repair(self) -> bool:
-        """List the table once, and send what differs."""
+        """Undo what was heard of; where that does not do, list the table once, and send what differs."""
+        touched, self._touched = self._touched, {}
+        if self._known and touched:
+            messages = self._state.mend(touched)
+            if messages is not None:
+                try:
+                    return self._commit(messages)
+                except KernelError:
+                    pass  # there is more to it
         self._known = False
         messages = self._state.reconcile(self._observe())
         try:
@@ -114,10 +126,24 @@ class NftablesWriter:
 
         def heard() -> None:
             changes = listener.read()
-            if changes is None or any(each.table == TABLE and each.family == self._family for each in changes):
+            mine = [] if changes is None else [c for c in changes if c.table == TABLE and c.family == self._family]
+            if changes is None or mine:
+                self._hear(None if changes is None else mine)
                 suspicious()
 
         asyncio.get_running_loop().add_reader(listener.fileno(), heard)
+
+    def _hear(self, changes: list[Change] | None) -> None:
+        """Remember what happened to elements. A change of anything else, or too many of them, take a listing."""
+        if changes is None or any(change.kind not in (m.ELEMENTS, m.ELEMENTS + 2) for change in changes):
+            self._touched = None
+        for change in changes or ():
+            for key, rest, _ in change.elements:
+                if self._touched is None or len(self._touched) > MOST_TOUCHED:
+                    self._touched = None
+                    return
+                gone = change.kind == m.ELEMENTS + 2
+                self._touched[change.name, key] = Touched(None if gone else rest, rest)
 
     async def sweep(self) -> None:
         """Remove the table; that it is there at all is made sure of first, in the same transaction."""

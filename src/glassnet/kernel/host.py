@@ -35,7 +35,9 @@ class HostMachine:
     async def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 30.0) -> bytes:
         """Run a program to its end; its standard output. Raises CommandError."""
         pipe = asyncio.subprocess.PIPE
-        given = os.memfd_create("stdin")  # rules of a large cluster are megabytes: a pipe would take them in small pieces
+        given = os.memfd_create(
+            "stdin"
+        )  # rules of a large cluster are megabytes: a pipe would take them in small pieces
         try:
             os.pwrite(given, stdin, 0)
             process = await asyncio.create_subprocess_exec(*argv, stdin=given, stdout=pipe, stderr=pipe)

@@ -96,6 +96,7 @@ class Change(NamedTuple):
     family: int
     table: str
     name: str
+    elements: tuple[reader.Element, ...] = ()
 
 
 def _change(kind: int, family: int, body: bytes) -> Change:
@@ -103,8 +104,10 @@ def _change(kind: int, family: int, body: bytes) -> Change:
     if kind == GENERATION:
         return Change(kind, 0, "", "")
     parts = reader.attributes(body)
-    name = 3 if kind - kind % 3 == m.CHAIN else 2
-    return Change(kind, family, reader.string(parts.get(1, b"")), reader.string(parts.get(name, b"")))
+    base = kind - kind % 3
+    name = reader.string(parts.get(3 if base == m.CHAIN else 2, b""))
+    elements = tuple(reader.elements(body)) if base == m.ELEMENTS else ()
+    return Change(kind, family, reader.string(parts.get(1, b"")), name, elements)
 
 
 class NfTablesListener:

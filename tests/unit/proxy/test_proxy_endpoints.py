@@ -10,7 +10,8 @@ import pytest
 from glassnet.kube import kinds
 from glassnet.kube.types import EndpointSlice, Service, decode
 from glassnet.proxy.compute import service_ports
-from glassnet.proxy.model import ServicePort
+from glassnet.proxy.endpoints import local_ready_addresses
+from glassnet.proxy.model import NodeFacts, ServicePort
 
 
 def service(labels: dict[str, str] | None = None, ingress: list[Any] | None = None, **spec: Any) -> Service:
@@ -42,7 +43,7 @@ def piece(*endpoints: Any, ports: Any = None, address_type: str = "IPv4", **labe
 def port(
     of: Service, *slices: EndpointSlice, node: str = "a", zone: str = "z1", ips: tuple[str, ...] = ()
 ) -> ServicePort:
-    (made,) = service_ports(of, slices, node, zone, ips)
+    (made,) = service_ports(of, slices, NodeFacts(node, zone, ips))
     return made
 
 
@@ -154,7 +155,7 @@ def test_order_is_that_of_the_text() -> None:
     ],
 )
 def test_services_that_are_not_ours(of: Service) -> None:
-    assert service_ports(of, [piece(endpoint(1))]) == []
+    assert service_ports(of, [piece(endpoint(1))]) == ()
 
 
 def test_slices_that_are_not_ours() -> None:
@@ -194,3 +195,50 @@ def test_affinity_has_a_default() -> None:
     assert port(service(sessionAffinity="ClientIP")).affinity_seconds == 10800
     config = {"clientIP": {"timeoutSeconds": 7}}
     assert port(service(sessionAffinity="ClientIP", sessionAffinityConfig=config)).affinity_seconds == 7
+
+
+def test_addresses_of_old_objects_are_read_as_kubernetes_reads_them() -> None:
+    body = piece({"addresses": ["010.000.0.01"]}, {"addresses": ["nonsense"]}, {"addresses": []})
+    assert [e.text for e in port(service(), body).cluster] == ["10.0.0.1:8080"]
+    assert port(service(externalIPs=["198.051.100.1", "198.51.100.1", "::ffff:1.2.3.4", "x"])).external_ips == (
+        "198.51.100.1",
+        "1.2.3.4",
+    )
+
+
+def test_slices_of_names_are_for_nobody() -> None:
+    assert port(service(), piece(endpoint(1), address_type="FQDN")).cluster == ()
+
+
+@pytest.mark.parametrize("number", [None, 0])
+def test_a_slice_port_without_a_number_is_for_nobody(number: int | None) -> None:
+    assert port(service(), piece(endpoint(1), ports=[{"name": "p", "port": number}])).cluster == ()
+
+
+def test_each_family_has_its_own_addresses() -> None:
+    both = service(
+        clusterIP="172.30.0.1", clusterIPs=["172.30.0.1", "fd00::1"], ipFamilies=["IPv4", "IPv6"], type="LoadBalancer",
+        externalIPs=["198.51.100.1", "2001:DB8::0001"], ingress=[{"ip": "1.1.1.1"}, {"ip": "2001:db8::2"}],
+        loadBalancerSourceRanges=["203.0.113.0/24"],
+    )  # fmt: skip
+    six = piece({"addresses": ["fd00:1::1"]}, address_type="IPv6")
+    (four,) = service_ports(both, [piece(endpoint(1)), six])
+    (other,) = service_ports(both, [piece(endpoint(1)), six], family="IPv6")
+    assert (four.cluster_ip, four.external_ips, four.load_balancer_ips) == (
+        "172.30.0.1",
+        ("198.51.100.1",),
+        ("1.1.1.1",),
+    )
+    assert (other.cluster_ip, other.external_ips, other.load_balancer_ips) == ("fd00::1", ("2001:db8::1",), ("2001:db8::2",))  # fmt: skip
+    assert [e.text for e in other.cluster] == ["[fd00:1::1]:8080"]
+    assert (four.source_ranges, other.source_ranges) == (("203.0.113.0/24",), ())
+    assert service_ports(service(ipFamilies=["IPv4"]), [six], family="IPv6") == ()
+
+
+def test_what_a_health_check_node_port_counts() -> None:
+    slices = [
+        piece(endpoint(1, "a"), endpoint(2, "a", **DRAINING), endpoint(3, "b")),
+        piece(endpoint(1, "a"), ports=[{"name": "q", "port": 443}]),
+    ]
+    assert local_ready_addresses(slices, "IPv4", "a") == 1
+    assert local_ready_addresses(slices, "IPv4", "c") == 0

@@ -10,6 +10,7 @@ import ipaddress
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from glassnet.kube.view import Key
 from glassnet.proxy.backends import nftables
@@ -17,6 +18,7 @@ from glassnet.proxy.backends.nftables import Element, Elements, SlotKey, Slots
 from glassnet.proxy.backends.nftables_layout import FAMILIES, TABLE, Layout
 from glassnet.proxy.model import Rules, ServicePort
 from glassnet.ruleset import nft_messages as m
+from glassnet.ruleset import nft_reader as reader
 from glassnet.ruleset.nft_messages import Message
 from glassnet.ruleset.nft_reader import Element as Listed
 
@@ -44,6 +46,13 @@ class Observed:
                 self.elements[start] = b""
             elif start:
                 self.elements[start] = each.key
+
+
+class Touched(NamedTuple):
+    """What somebody did to an element: what follows its key `now` (None: it is gone), and what was `seen` to follow it last."""
+
+    now: bytes | None
+    seen: bytes
 
 
 class State:
@@ -211,6 +220,28 @@ class State:
         work.picks = {**dict.fromkeys(mine.picks - frame, True), **dict.fromkeys(picks, False)}
         work.old_sets = dict.fromkeys(observed.sets - self.layout.set_names(), 0)
         return [*self.layout.chains(), *self._messages(work)]
+
+    def mend(self, touched: Mapping[Element, Touched]) -> list[Message] | None:
+        """Messages that undo what somebody did to single elements, without a listing: an element's comment names its Service.
+
+        None when that cannot be told from the elements alone.
+        """
+        if any(name == "service-cidrs" for name, _ in touched):
+            return None
+        wanted = {**self._global_elements(), **{("hairpins", self.family.packed(ip) * 2): b"" for ip in self._hairpins}}
+        notes = {reader.note_of(reader.attributes(each.seen).get(6, b"")) for each in touched.values()}
+        owners = {Key(*note.partition(":")[0].split("/", 1)) for note in notes if "/" in note}
+        for owner in owners & self._ports.keys():
+            wanted.update(nftables.elements(self._ports[owner], self.family, self._slots.get(owner, {})).of)
+        work = _Work()
+        for element, each in touched.items():
+            right = wanted.get(element)
+            if each.now != right and not element[0].startswith("affinity-"):
+                if each.now is not None:
+                    work.removed[element] = each.now
+                if right is not None:
+                    work.added[element] = right
+        return self._messages(work)
 
     def everything(self) -> dict[Key, Ports]:
         """What the table has for each Service."""
