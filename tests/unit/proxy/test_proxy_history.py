@@ -13,7 +13,6 @@ from glassnet.kube.view import Key
 from glassnet.proxy.backends import iptables_state, nftables, nftables_state
 from glassnet.proxy.backends.nftables import place
 from glassnet.proxy.model import Endpoint, LocalDetector, Rules, ServicePort
-from glassnet.ruleset.diff import difference
 from proxy_fakes import IptablesKernel, NfTablesKernel
 
 Ports = tuple[ServicePort, ...]
@@ -177,14 +176,6 @@ def test_slots_move_as_little_as_can_be(a: list[int], n: int, b: list[int], k: i
     assert sorted(slots) == sorted(wanted)
     moved = sum(1 for index, each in enumerate(slots) if each in old and old.index(each) != index)
     assert moved <= max(0, len(old) - len(slots)) or not old
-
-
-@given(st.dictionaries(st.text(max_size=2), st.integers(0, 2)), st.dictionaries(st.text(max_size=2), st.integers(0, 2)))
-def test_a_difference_leads_from_one_state_to_the_other(old: dict[str, int], new: dict[str, int]) -> None:
-    change = difference(old, new)
-    reached = {name: content for name, content in {**old, **change.written}.items() if name not in change.deleted}
-    assert reached == new
-    assert bool(change) is (old != new)
 
 
 def test_names_longer_than_the_kernel_takes_are_cut_and_stay_different() -> None:

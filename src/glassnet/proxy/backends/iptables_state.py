@@ -141,8 +141,9 @@ class State:
             tables[table].rules += [f"-D {line[3:]}" for line in lines if line not in stays]
         for (table, chain), lines in fresh.items():
             before = gone.get((table, chain), {})
-            letter = "-I" if (table, chain) == ("nat", SERVICES) else "-A"
-            tables[table].rules += [f"{letter} {line[3:]}" for line in lines if line not in before]
+            wanted = [line[3:] for line in lines if line not in before]
+            front = (table, chain) == ("nat", SERVICES)  # from the back to the front, they come out in their order
+            tables[table].rules += [f"-I {rule}" for rule in reversed(wanted)] if front else [f"-A {rule}" for rule in wanted]  # fmt: skip
 
     def _count(self, old: Piece, new: Piece) -> None:
         for piece, sign in ((old, -1), (new, 1)):
