@@ -1,6 +1,6 @@
 """kube-proxy's metrics, under its names, so that dashboards and alerts that know them work.
 
-Source: kube-proxy 1.36, pkg/proxy/metrics: names, labels, help, buckets; Kubernetes reference, "Kubernetes Metrics Reference".
+Source: kube-proxy 1.36, pkg/proxy/metrics: names, labels, buckets; Kubernetes reference, "Kubernetes Metrics Reference".
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _WHOLE = re.compile(rb'le="(\d+)\.0"')
 _NFACCT = (
-    ("iptables_ct_state_invalid_dropped_packets_total", "ct_state_invalid_dropped_pkts", "packets dropped by iptables to work around conntrack problems"),
-    ("iptables_localhost_nodeports_accepted_packets_total", "localhost_nps_accepted_pkts", "Number of packets accepted on nodeports of loopback interface"),
+    ("iptables_ct_state_invalid_dropped_packets_total", "ct_state_invalid_dropped_pkts", "Packets in no valid connection that a rule dropped"),
+    ("iptables_localhost_nodeports_accepted_packets_total", "localhost_nps_accepted_pkts", "Packets to node ports on 127.0.0.1"),
 )  # fmt: skip
 _SYNC = [0.001 * 2**power for power in range(15)]
 _PROGRAMMING = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
@@ -46,32 +46,34 @@ class ProxyMetrics:
         self._started = started
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        latency = "SyncProxyRules latency in seconds"
+        latency = "Seconds a sync takes"
         self._sync = self._histogram("sync_proxy_rules_duration_seconds", latency, _SYNC)
-        self._full = self._histogram("sync_full_proxy_rules_duration_seconds", f"{latency} for full resyncs", _SYNC)
-        self._partial = self._histogram("sync_partial_proxy_rules_duration_seconds", f"{latency} for partial resyncs", _SYNC)  # fmt: skip
-        self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced")  # fmt: skip
-        self._queued = self._gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued")  # fmt: skip
-        self._programming = self._histogram("network_programming_duration_seconds", "In Cluster Network Programming Latency in seconds", _PROGRAMMING)  # fmt: skip
+        self._full = self._histogram(
+            "sync_full_proxy_rules_duration_seconds", f"{latency} that compares everything", _SYNC
+        )
+        self._partial = self._histogram("sync_partial_proxy_rules_duration_seconds", f"{latency} of what changed", _SYNC)  # fmt: skip
+        self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "When rules were last in place")  # fmt: skip
+        self._queued = self._gauge("sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for")  # fmt: skip
+        self._programming = self._histogram("network_programming_duration_seconds", "Seconds from a change of endpoints to rules in place", _PROGRAMMING)  # fmt: skip
         self._changes = {
             kind.lower(): (
-                self._gauge(f"sync_proxy_rules_{kind.lower()}_changes_pending", f"Pending proxy rules {kind} changes", []),
-                self._counter(f"sync_proxy_rules_{kind.lower()}_changes", f"Cumulative proxy rules {kind} changes", []),
+                self._gauge(f"sync_proxy_rules_{kind.lower()}_changes_pending", f"{kind} changes that wait", []),
+                self._counter(f"sync_proxy_rules_{kind.lower()}_changes", f"{kind} changes carried out", []),
             )
             for kind in ("Endpoint", "Service")
         }  # fmt: skip
-        self._no_local = self._gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", [*_FAMILY, "traffic_policy"])  # fmt: skip
-        self._conntrack = self._histogram("conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", _SYNC)  # fmt: skip
-        self._deleted = self._counter("conntrack_reconciler_deleted_entries", "Cumulative conntrack flows deleted by conntrack reconciler")  # fmt: skip
-        self._healthz = self._counter("proxy_healthz", "Cumulative proxy healthz HTTP status", ["code"])
-        self._livez = self._counter("proxy_livez", "Cumulative proxy livez HTTP status", ["code"])
+        self._no_local = self._gauge("sync_proxy_rules_no_local_endpoints_total", "Service ports whose Local policy has no endpoint here", [*_FAMILY, "traffic_policy"])  # fmt: skip
+        self._conntrack = self._histogram("conntrack_reconciler_sync_duration_seconds", "Seconds a search for stale UDP flows takes", _SYNC)  # fmt: skip
+        self._deleted = self._counter("conntrack_reconciler_deleted_entries", "Stale UDP flows that were ended")  # fmt: skip
+        self._healthz = self._counter("proxy_healthz", "Answers of /healthz", ["code"])
+        self._livez = self._counter("proxy_livez", "Answers of /livez", ["code"])
         table = [*_FAMILY, "table"]
-        self._rules = self._gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", table)  # fmt: skip
-        self._written = self._gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync", table)  # fmt: skip
-        self._restore = self._counter("sync_proxy_rules_iptables_restore_failures", "Cumulative proxy iptables restore failures")  # fmt: skip
-        self._partial_restore = self._counter("sync_proxy_rules_iptables_partial_restore_failures", "Cumulative proxy iptables partial restore failures")  # fmt: skip
-        self._nftables = self._counter("sync_proxy_rules_nftables_sync_failures", "Cumulative proxy nftables sync failures")  # fmt: skip
-        self._cleanup = self._counter("sync_proxy_rules_nftables_cleanup_failures", "Cumulative proxy nftables cleanup failures")  # fmt: skip
+        self._rules = self._gauge("sync_proxy_rules_iptables_total", "Rules of ours in a table", table)  # fmt: skip
+        self._written = self._gauge("sync_proxy_rules_iptables_last", "Rules the last sync wrote", table)  # fmt: skip
+        self._restore = self._counter("sync_proxy_rules_iptables_restore_failures", "Loads of rules that failed")  # fmt: skip
+        self._partial_restore = self._counter("sync_proxy_rules_iptables_partial_restore_failures", "Loads of changed rules that failed")  # fmt: skip
+        self._nftables = self._counter("sync_proxy_rules_nftables_sync_failures", "Transactions that failed")  # fmt: skip
+        self._cleanup = self._counter("sync_proxy_rules_nftables_cleanup_failures", "Removals of old chains that failed")  # fmt: skip
         if counters is not None:
             self.registry.register(_Packets(counters))
 

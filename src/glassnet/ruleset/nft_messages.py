@@ -131,9 +131,9 @@ def delete_table(family: int, table: str) -> Message:
     return message(TABLE + 2, family, text(1, table))
 
 
-def new_chain(family: int, table: str, name: str) -> Message:
-    """A chain that others go to."""
-    return message(CHAIN, family, text(1, table) + text(3, name), CREATE)
+def new_chain(family: int, table: str, name: str, note: str = "") -> Message:
+    """A chain that others go to, with a comment."""
+    return message(CHAIN, family, text(1, table) + text(3, name) + (attr(12, comment(note)) if note else b""), CREATE)
 
 
 def base_chain(family: int, table: str, name: str, kind: str, hook: int, priority: int) -> Message:

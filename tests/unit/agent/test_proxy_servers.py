@@ -355,7 +355,7 @@ def test_metrics_have_kube_proxys_names_types_and_help() -> None:
         for name in names
     }  # fmt: skip
     text = "\n".join(lines)
-    assert "# HELP kubeproxy_sync_proxy_rules_duration_seconds [ALPHA] SyncProxyRules latency in seconds\n" in text
+    assert "# HELP kubeproxy_sync_proxy_rules_duration_seconds [ALPHA] Seconds a sync takes\n" in text
     assert "_created" not in text and "_total_total" not in text
     assert "process_resident_memory_bytes" in text
 

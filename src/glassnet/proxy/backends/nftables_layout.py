@@ -32,6 +32,18 @@ _PICKS = {  # chain prefix -> whether the key has an address, and the map with i
 }
 
 
+_NOTES = {
+    "services": "an address of a Service leads to a chain that picks an endpoint",
+    "external-local": "policy Local: pods and the node may have any endpoint, others one of this node",
+    "node-ports": "what no address matched may be a node port",
+    "node-port-external-local": "policy Local of a node port",
+    "firewall": "loadBalancerSourceRanges, before translation",
+    "refuse": "Services without an endpoint, or without one for their policy",
+    "refuse-node-ports": "node ports without an endpoint, or without one for their policy",
+    "unused-cluster-ips": "what was not translated: other ports of a ClusterIP, and addresses that are none",
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """What differs between `table ip` and `table ip6`."""
@@ -336,7 +348,7 @@ class Layout:
         for chain in (f"{prefix}-{n}" for prefix in ("pick",) for n in range(1, SMALL + 1)):
             out += self.pick(chain)
         for name, content in self._shared_chains().items():
-            out += [m.new_chain(f, TABLE, name), m.flush_chain(f, TABLE, name)]
+            out += [m.new_chain(f, TABLE, name, _NOTES[name]), m.flush_chain(f, TABLE, name)]
             rules += [m.new_rule(f, TABLE, name, each) for each in content]
         for (name, kind, hook, priority), content in self._base_chains().items():
             out += [m.base_chain(f, TABLE, name, kind, hook, priority), m.flush_chain(f, TABLE, name)]
