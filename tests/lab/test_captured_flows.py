@@ -184,8 +184,7 @@ def differences(groups: dict[Any, list[dict[str, Any]]], here: dict[Any, list[li
                 who[first["service"]][side].add(place.workload(name))
                 near = place.node.get(name, name) == first.get("from_node")
                 address = saw if side else saw.rpartition(":")[0]
-                where = "itself" if itself and place.owner.get(address, "") and place.owner[address] == name else place.source(address)  # fmt: skip
-                seen[(*key[:3], key[4], near)][side].add(where)
+                seen[(*key[:3], key[4], near)][side].add(place.source(address))
     out += [f"{service}: answered by {sorted(b)}, want {sorted(a)}" for service, (a, b) in who.items() if a != b]
     out += [
         f"{key}: source seen {sorted(b)}, want {sorted(a)}" for key, (a, b) in seen.items() if a and b and not b <= a

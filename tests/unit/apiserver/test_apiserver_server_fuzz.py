@@ -68,6 +68,7 @@ BODIES: dict[Kind, Obj] = {
     kinds.INGRESS_CLASS: {"spec": {"controller": "example.com/x"}},
     kinds.NETWORK_POLICY: {"spec": {"podSelector": {}, "ingress": [{"from": [_PEER], "ports": [{"port": 80, "endPort": 90}]}],
                                     "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}},
+    kinds.SERVICE_CIDR: {"spec": {"cidrs": ["10.96.0.0/12"]}},
     kinds.LEASE: {"spec": {"holderIdentity": "n", "leaseDurationSeconds": 40, "renewTime": "2026-01-02T03:04:05.000000Z"}},
 }  # fmt: skip
 _META = {

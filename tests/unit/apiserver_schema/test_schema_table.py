@@ -49,6 +49,7 @@ COLUMNS = {
     kinds.SERVICE_ACCOUNT: "Name #Secrets Age",
     kinds.NAMESPACE: "Name Status Age",
     kinds.LEASE: "Name Holder Age",
+    kinds.SERVICE_CIDR: "Name Cidrs Age",
 }
 
 
@@ -197,6 +198,7 @@ ROWS: list[tuple[Kind, Obj, list[Any]]] = [
     (kinds.SECRET, {"type": "Opaque", "data": {"a": ""}}, ["x", "Opaque", 1, "5m26s"]),
     (kinds.SERVICE_ACCOUNT, {}, ["x", 0, "5m26s"]),
     (kinds.NAMESPACE, {"status": {"phase": "Active"}}, ["x", "Active", "5m26s"]),
+    (kinds.SERVICE_CIDR, {"spec": {"cidrs": ["10.96.0.0/12", "fd00::/108"]}}, ["x", "10.96.0.0/12,fd00::/108", "5m26s"]),
     (kinds.LEASE, {"spec": {"holderIdentity": "me"}}, ["x", "me", "5m26s"]),
 ]  # fmt: skip
 

@@ -33,7 +33,8 @@ _PICKS = {  # chain prefix -> whether the key has an address, and the map with i
 
 
 _NOTES = {
-    "services": "an address of a Service leads to a chain that picks an endpoint",
+    "by-number": "an address of a Service leads to a chain that picks one of so many endpoints",
+    "services": "all new connections; known addresses are looked up twice, in case the table changed in between",
     "external-local": "policy Local: pods and the node may have any endpoint, others one of this node",
     "node-ports": "what no address matched may be a node port",
     "node-port-external-local": "policy Local of a node port",
@@ -211,43 +212,32 @@ class Layout:
         return [x.fib(2, 0), x.compare(x.EQ, x.u32(2)), *loopback]
 
     def pick(self, chain: str) -> list[Message]:
-        """The chain `PREFIX-N`, anew: for entries with N endpoints."""
+        """The chain `PREFIX-N`, anew: for entries with N endpoints. Where the slot drawn has just gone, the first one is still there."""
         prefix, _, count = chain.rpartition("-")
+        out = [m.new_chain(self._f, TABLE, chain), m.flush_chain(self._f, TABLE, chain)]
+        return [*out, *self._draw(chain, prefix, int(count)), *(self._draw(chain, prefix, 1) if count != "1" else ())]
+
+    def _draw(self, chain: str, prefix: str, count: int) -> list[Message]:
+        """A rule that translates to the endpoint in a slot below `count`, and the set of protocols it begins with."""
         with_address, slots = _PICKS[prefix]
         load, register = self.family.load_entry(with_address)
-        port = 8 + self.family.length // 4
         self._anonymous += 1
         transports = 1000 + self._anonymous
         translate = [
             x.meta(x.L4PROTO),
             x.lookup("__set%d", transports, 8),
             *load,
-            x.numgen(int(count), register),
+            x.numgen(count, register),
             x.lookup(slots, self._ids.get(slots, 0), 8, 8),
-            x.dnat(self._f, 8, port),
+            x.dnat(self._f, 8, 8 + self.family.length // 4),
         ]
+        described = m.typeof_key(m.meta_type(x.L4PROTO))
+        numbers = (m.nest(1, m.nest(1, m.value(bytes([n])))) for n in (6, 17, 132))
+        elements = m.text(1, TABLE) + m.text(2, "__set%d") + m.number(4, transports) + m.nest(3, *numbers)
+        flags = m.SET_ANONYMOUS | m.SET_CONSTANT
         return [
-            m.new_chain(self._f, TABLE, chain),
-            m.flush_chain(self._f, TABLE, chain),
-            m.new_set(
-                self._f,
-                TABLE,
-                "__set%d",
-                transports,
-                key=(_PROTO, 1),
-                flags=m.SET_ANONYMOUS | m.SET_CONSTANT,
-                size=3,
-                user_data=m.typeof_key(m.meta_type(x.L4PROTO)),
-            ),
-            m.message(
-                m.ELEMENTS,
-                self._f,
-                m.text(1, TABLE)
-                + m.text(2, "__set%d")
-                + m.number(4, transports)
-                + m.nest(3, *(m.nest(1, m.nest(1, m.value(bytes([n])))) for n in (6, 17, 132))),
-                m.CREATE,
-            ),
+            m.new_set(self._f, TABLE, "__set%d", transports, key=(_PROTO, 1), flags=flags, size=3, user_data=described),
+            m.message(m.ELEMENTS, self._f, elements, m.CREATE),
             m.new_rule(self._f, TABLE, chain, translate),
         ]
 
@@ -281,12 +271,18 @@ class Layout:
                 [*self.look("node-port-external-local", False), x.goes(m.JUMP, "node-port-external-local")],
                 self.look("node-port-services", False, 0),
             ],
+            "by-number": [
+                *([*self.look(f"services-{n}"), x.goes(m.GOTO, f"pick-{n}")] for n in range(1, SMALL + 1)),
+                self.look("services", into=0),
+            ],
             "services": [
                 *masquerade,
                 [*self.look("external"), *self.mark()],
                 [*self.look("external-local"), x.goes(m.JUMP, "external-local")],
-                *([*self.look(f"services-{n}"), x.goes(m.GOTO, f"pick-{n}")] for n in range(1, SMALL + 1)),
-                self.look("services", into=0),
+                [x.goes(m.JUMP, "by-number")],
+                # a transaction between two of these lookups may hide a Service from both: then look again
+                [*to_cluster_ip, x.goes(m.JUMP, "by-number")],
+                [*self.look("external"), x.goes(m.JUMP, "by-number")],
                 [*self.to_node_port(), x.goes(m.GOTO, "node-ports")],
             ],
             "firewall": [allowed],
