@@ -74,7 +74,7 @@ def draw(results: list[dict[str, Any]], path: str) -> None:
         for mode in ("nftables", "iptables-legacy", "iptables-nft")
     ]
     lines.append(Line("kube-proxy, nftables", [(10_000, 4000.0)]))
-    lines.append(Line("kube-proxy, iptables (legacy tool)", [(10_000, 870.0)]))
+    lines.append(Line("kube-proxy, iptables-legacy", [(10_000, 870.0)]))
     chart(path, "One endpoint changes: event to kernel", "Services with 5 endpoints each", "ms", lines)
 
 

@@ -48,7 +48,7 @@ def chart(path: str, title: str, across: str, up: str, lines: Sequence[Line]) ->
     for power in range(y0, y1 + 1):
         _, y = place(10**x0, 10.0**power)
         out.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')
-        out.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#444">{10.0**power:g}</text>')
+        out.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#444">{10.0**power:,g}</text>')
     for index, line in enumerate(lines):
         colour = COLOURS[index % len(COLOURS)]
         spots = [place(x, y) for x, y in sorted(line.points)]
