@@ -108,7 +108,10 @@ class Wire:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, list(argv), stdin, timeout)
 
     def _run(self, argv: list[str], stdin: bytes, timeout: float) -> bytes:
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, check=False)
+        try:
+            done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, check=False)
+        except OSError as error:
+            raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from None
         if done.returncode:
             raise CommandError(argv, done.returncode, done.stderr.decode())
         return done.stdout

@@ -15,6 +15,7 @@ from proxy_wire import Seen, Wire
 
 from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.proxy_family import SharedCompute
+from glassnet.kernel import nft_features
 from glassnet.kernel.nftables import NfTables
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
@@ -359,3 +360,30 @@ async def test_loops_of_many_nodes_share_what_is_alike() -> None:
         assert all(task.done() for task in tasks)
         for wire in wires:
             wire.close()
+
+
+async def test_a_kernel_or_a_node_that_lacks_something_is_told_what(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert nft_features.missing(wire) == []  # type: ignore[arg-type]
+    assert nft_features.missing(wire, m.IPV6) == []  # type: ignore[arg-type]
+    monkeypatch.setattr(nft_features.x, "numgen", lambda modulus, register: nft_features.x._expression("no-such"))
+    assert nft_features.missing(wire) == ["random numbers (CONFIG_NFT_NUMGEN)"]  # type: ignore[arg-type]
+    assert "glassnet-probe" not in wire.shell("nft", "list", "tables")
+    view = View()
+    view.apply(kinds.SERVICE, service("web"))
+    loop = ProxyLoop(view, wire, "node-a", ProxySettings(mode="nftables"))  # type: ignore[arg-type]
+    task = asyncio.create_task(loop.run())
+    await until(lambda: "lacks, for the nftables mode: random numbers (CONFIG_NFT_NUMGEN)" in caplog.text)
+    monkeypatch.undo()
+    await until(lambda: loop.synced)  # a module may be loaded meanwhile
+    await loop.stop()
+    assert task.done()
+
+
+async def test_a_node_without_iptables_is_told_so(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    loop = ProxyLoop(View(), wire, "node-a", ProxySettings(iptables_tool="absent"))  # type: ignore[arg-type]
+    task = asyncio.create_task(loop.run())
+    await until(lambda: "no iptables that works" in caplog.text)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

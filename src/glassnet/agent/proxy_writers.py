@@ -8,13 +8,14 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from glassnet.kernel import nft_features
 from glassnet.kernel.api import Host
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.iptables import Iptables, LegacyInfo, choose, legacy_tables
 from glassnet.kernel.nftables import GENERATION, Change, NfTables, NfTablesListener
 from glassnet.kube.view import Key
 from glassnet.net import address
-from glassnet.net.errors import KernelError
+from glassnet.net.errors import CommandError, KernelError, PreflightError
 from glassnet.proxy.backends import iptables_state, nftables_state
 from glassnet.proxy.backends.iptables import FIREWALL, INVALID_COUNTER, LOCALHOST_COUNTER, TOP
 from glassnet.proxy.backends.nftables import Element
@@ -59,15 +60,23 @@ class NftablesWriter:
         self._state = nftables_state.State(rules)
         self._family = FAMILIES[rules.family].number
         self._listener: NfTablesListener | None = None
-        self._known = False
+        self._known = self._probed = False
+        self._machine = machine
         self._touched: dict[Element, Touched] | None = {}  # what others did to elements; None: more than that
 
     async def write(self, changed: Mapping[Key, Ports | None]) -> bool:
         """One transaction of what differs."""
         messages = self._state.update(changed)
         if not self._known:
+            self._probe()
             return await self.repair()
         return self._commit(messages)
+
+    def _probe(self) -> None:
+        """Find out what the kernel lacks before anything is written. Raises PreflightError that names it."""
+        if not self._probed and (lacks := nft_features.missing(self._machine.netns, self._family)):
+            raise PreflightError(f"this kernel lacks, for the nftables mode: {', '.join(lacks)}; use the iptables mode, or another kernel")  # fmt: skip
+        self._probed = True
 
     def _commit(self, messages: list[m.Message]) -> bool:
         try:
@@ -178,9 +187,13 @@ class IptablesWriter:
     async def _prepare(self) -> Iptables:
         """Find out what the node has: which tool, and which of the features that rules may use."""
         if self._tools is None:
-            self._tool = self._tool or await choose(self._machine)
-            self._tools = Iptables(self._machine, self._rules.family, self._tool)
-            version = await self._tools.version()
+            try:
+                self._tool = self._tool or await choose(self._machine)
+                tools = Iptables(self._machine, self._rules.family, self._tool)
+                version = await tools.version()
+            except CommandError as error:
+                raise PreflightError(f"no iptables that works: {error}; install Debian's package iptables, or use the nftables mode") from None  # fmt: skip
+            self._tools = tools
             counters = self._counters.ensure((INVALID_COUNTER, LOCALHOST_COUNTER))
             self._rules = _with(self._rules, random_fully=version >= (1, 6, 2), counters=counters)
             self.state.adopt(self._rules)

@@ -80,7 +80,7 @@ async def following(*ports: int, silence: float = 5.0) -> AsyncIterator[tuple[Vi
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (it is others that make it true)
             await asyncio.sleep(0.005)
 
 
