@@ -21,7 +21,9 @@ from conftest import GLASSNET, Lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(280)]
 DATA = Path(__file__).parents[1] / "data"
-SENDER = Path(__file__).with_name("flow_sender.py")
+SENDER = (
+    Path(__file__).with_name("flow_sender.py").read_text()
+)  # machines have a /tmp of their own: the text goes along
 WORKERS = {"10.240.0.20": "worker-0", "10.240.0.21": "worker-1", "10.240.0.22": "worker-2"}
 OUTSIDE = {
     "host client": "203.0.113.10",
@@ -107,7 +109,7 @@ class Cluster:
                 through = any(each["result"] == "ok" for each in groups[key])
                 lines.append([number, flow["protocol"], flow["to"], flow["port"], source, 6 if through else 1])
             process = subprocess.Popen(
-                [GLASSNET, *words, "/usr/bin/python3", str(SENDER)], env=self.lab.env, text=True,
+                [GLASSNET, *words, "/usr/bin/python3", "-c", SENDER], env=self.lab.env, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             running.append((process, keys, lines))
@@ -132,7 +134,7 @@ def outside_server() -> Iterator[Callable[[Lab], None]]:
 
     def start(lab: Lab) -> None:
         process = subprocess.Popen(
-            [GLASSNET, "host", "internet", "--", "/usr/bin/python3", str(SENDER), "serve", "203.0.113.10"],
+            [GLASSNET, "host", "internet", "--", "/usr/bin/python3", "-c", SENDER, "serve", "203.0.113.10"],
             env=lab.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout
