@@ -135,7 +135,8 @@ async def test_stop_asks_first_and_kills_after_the_grace(node: Node) -> None:
 
 
 async def test_what_a_container_leaves_running_ends_with_it(node: Node) -> None:
-    sandbox, _, (container,) = await node.pod("box", box("sh", "-c", "sleep 4242 & echo started"))
+    long = f"4242.{os.getpid()}"  # nobody else's: all of the machine's processes are looked through
+    sandbox, _, (container,) = await node.pod("box", box("sh", "-c", f"sleep {long} & echo started"))
     running = await sandbox.start(container, {}, {}, 0)
     assert (await asyncio.wait_for(running.wait(), 10)).code == 0
 
@@ -147,7 +148,7 @@ async def test_what_a_container_leaves_running_ends_with_it(node: Node) -> None:
                     found.append(file.read())
             except OSError:
                 continue
-        return [line.decode() for line in found if b"\x004242\x00" in line]
+        return [line.decode() for line in found if f"\0{long}\0".encode() in line]
 
     await until(lambda: not left())
 
