@@ -92,3 +92,33 @@ async def test_rules_of_a_real_kube_proxy_go_only_when_ours_are_there(wire: Wire
             await loop.stop()
             await asyncio.sleep(0)
     assert "KUBE" not in wire.shell("iptables-save")
+
+
+KUBE_PROXY = """
+table ip kube-proxy {
+  comment "rules for kube-proxy";
+  chain nat-prerouting { type nat hook prerouting priority dstnat; ip daddr 172.30.0.1 tcp dport 80 dnat to 10.1.2.2:8080; }
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+async def test_the_table_of_a_kube_proxy_goes_when_ours_is_there_and_comes_back_before_ours_goes(
+    wire: Wire,  # noqa: F811
+    mode: str,
+) -> None:
+    view, a, b = View(), Pod(wire, "poda", 1), Pod(wire, "podb", 2)
+    put_service(view)
+    put_endpoints(view, b)
+    wire.shell("nft", "-f", "-", stdin=KUBE_PROXY)
+    assert a.ask(VIRTUAL[0])[0] == b.ips[0]
+    with Knocking(a, VIRTUAL[0]) as knocking:
+        async with running(view, wire, mode, detectors=DETECTORS["source"]) as loop:
+            await until(lambda: "kube-proxy" not in wire.shell("nft", "list", "tables"))
+            seen = knocking.count
+            await until(lambda: knocking.count > seen + 20)
+            wire.shell("nft", "-f", "-", stdin=KUBE_PROXY)
+            await loop.stop()
+            seen = knocking.count
+            await until(lambda: knocking.count > seen + 20)
+    assert knocking.met == set()

@@ -148,3 +148,31 @@ def test_the_mode_of_a_running_lab_can_be_changed(lab: Lab) -> None:
         assert ("KUBE-SVC" in lab.node("worker-0", "iptables-save")) is (mode == "iptables")
         assert "nginx" in lab.node("worker-0", "curl", "-s", "-m", "5", f"http://{virtual}")
         assert f"proxy {mode}" in lab.glassnet("status").stdout
+
+
+KEEP = """
+import socket, sys, time
+sock = socket.create_connection((sys.argv[1], 80), 3)
+for number in range(150):
+    sock.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    if b"200 OK" not in sock.recv(65536):
+        sys.exit("no answer")
+    fresh = socket.create_connection((sys.argv[1], 80), 0.9)
+    fresh.close()
+    if not number:
+        print("begun", flush=True)
+    time.sleep(0.02)
+print("kept")
+"""
+
+
+def test_connections_outlive_a_change_of_mode(lab: Lab) -> None:
+    virtual = lab.kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+    command = [GLASSNET, "node", "worker-0", "--", "/usr/bin/python3", "-c", KEEP, virtual]
+    process = subprocess.Popen(command, env=lab.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    for mode in ("nftables", "iptables", "nftables", "iptables"):
+        lab.glassnet("lab", "proxy", mode)
+    output, errors = process.communicate(timeout=20)
+    assert output == "kept\n", errors

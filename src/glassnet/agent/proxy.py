@@ -12,7 +12,7 @@ from typing import Any
 
 from glassnet.agent.proxy_family import FamilyProxy, Lost, SharedCompute
 from glassnet.agent.proxy_observers import Observers
-from glassnet.agent.proxy_writers import IptablesWriter, NftablesWriter, Writer
+from glassnet.agent.proxy_writers import IptablesWriter, NftablesWriter, Writer, remove_kube_proxy
 from glassnet.kernel.addresses import Addresses
 from glassnet.kernel.api import Host
 from glassnet.kernel.conntrack import Conntrack
@@ -247,6 +247,8 @@ class ProxyLoop:
             )
             try:
                 await other.sweep()
+                if remove_kube_proxy(self._machine, family.name):
+                    log.info("proxy of %s: took over from kube-proxy's nftables mode (%s)", self._node, family.name)
             except GlassnetError as error:
                 log.warning("proxy of %s: rules of the other mode, if any, stay: %s", self._node, error)
             finally:

@@ -311,10 +311,10 @@ def own_settings(config: ProxyConfig, machine: HostMachine) -> None:
             log.warning("oomScoreAdj %d: %s", config.oom_score_adj, error.strerror)
 
 
-async def cleanup(families_: Iterable[str] = (address.IPV4, address.IPV6)) -> list[str]:
-    """Remove all rules of both modes, from this machine; what could not be removed, in words."""
+async def cleanup(modes: Iterable[str], families_: Iterable[str] = (address.IPV4, address.IPV6)) -> list[str]:
+    """Remove all rules of some modes from this machine; what could not be removed, in words."""
     machine, faults = HostMachine(), []
-    for mode in ("iptables", "nftables"):
+    for mode in modes:
         for family in families_:
             proxy = ProxyLoop(View(), machine, "", ProxySettings(mode=mode, families=(family,)))
             try:

@@ -25,6 +25,7 @@ from glassnet.proxy.model import Rules, ServicePort
 from glassnet.ruleset import nft_messages as m
 
 Ports = tuple[ServicePort, ...]
+KUBE_PROXY = "kube-proxy"
 MOST_TOUCHED = 20_000  # elements; to undo more one by one is no quicker than a listing
 LOOK_PERIOD = 0.05  # seconds between looks at a legacy table, which gives no notice of changes
 
@@ -167,6 +168,18 @@ class NftablesWriter:
             self._listener.close()
             self._listener = None
         self._tables.close()
+
+
+def remove_kube_proxy(machine: Host, family: str) -> bool:
+    """Delete the table of kube-proxy's nftables mode, which would go on sending traffic where nobody keeps it current. False when there is none."""
+    tables, number = NfTables(machine.netns), FAMILIES[family].number
+    try:
+        if tables.table_note(number, KUBE_PROXY) is None:
+            return False
+        tables.commit([m.delete_table(number, KUBE_PROXY)])
+        return True
+    finally:
+        tables.close()
 
 
 class IptablesWriter:

@@ -42,7 +42,9 @@ def _option(flag: Flag) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @click.option("--config", "config_file", metavar="FILE", help="A KubeProxyConfiguration (v1alpha1); most flags are ignored then.")  # fmt: skip
 @click.option("--lenient", is_flag=True, help="Unknown fields of --config are warnings, as with kube-proxy.")
 @click.option("--write-config-to", metavar="FILE", help="Write the whole configuration, defaults included, and end.")
-@click.option("--cleanup", is_flag=True, help="Remove the rules of both modes from this node, and end.")
+@click.option(
+    "--cleanup", is_flag=True, help="Remove our rules from this node (those of one mode with --proxy-mode), and end."
+)
 @click.option("--init-only", is_flag=True, help="Make the settings that need all rights (conntrack), and end.")
 @click.option("--master", metavar="URL", help="Address of the API server; overrules the kubeconfig's.")
 @click.option(
@@ -67,6 +69,9 @@ def command(
 
     Takes kube-proxy's configuration file and flags, serves its ports and paths, and takes over from it: rules that are there already are
     kept. They stay when the process ends; --cleanup removes them.
+
+    Back to kube-proxy without a lost connection: end this process, start kube-proxy, and when its rules are there, remove those of the
+    nftables mode with --cleanup --proxy-mode nftables (kube-proxy's iptables mode takes over the chains of ours by itself).
     """
     from glassnet.proxy import config as configs
     from glassnet.proxy import config_flags
@@ -82,7 +87,7 @@ def command(
     if write_config_to:
         _write(write_config_to, configs.to_dict(config))
     elif cleanup:
-        _cleanup()
+        _cleanup([config.mode] if config.mode else ["iptables", "nftables"])
     else:
         _run(config, init_only, master or "", "" if iptables_tool == "auto" else iptables_tool, config_file or "")
 
@@ -104,12 +109,12 @@ def _write(path: str, body: dict[str, Any]) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
-def _cleanup() -> None:
+def _cleanup(modes: list[str]) -> None:
     import asyncio
 
     from glassnet.agent import proxy_node
 
-    faults = asyncio.run(proxy_node.cleanup())
+    faults = asyncio.run(proxy_node.cleanup(modes))
     if faults:
         raise GlassnetError("some rules could not be removed:\n" + "\n".join(faults))
 
