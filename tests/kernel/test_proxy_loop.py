@@ -387,3 +387,16 @@ async def test_a_node_without_iptables_is_told_so(wire: Wire, caplog: pytest.Log
     await until(lambda: "no iptables that works" in caplog.text)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_machine_that_cannot_do_one_family_gets_the_other(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = nft_features.missing
+    monkeypatch.setattr(nft_features, "missing", lambda netns, family: ["IPv6"] if family == m.IPV6 else missing(netns))
+    view = View()
+    view.apply(kinds.SERVICE, service("web"))
+    view.apply(kinds.ENDPOINT_SLICE, endpoints("web", "10.1.0.1"))
+    async with running(view, wire, "nftables", families=("IPv4", "IPv6")) as loop:
+        assert reached(wire) == {"10.1.0.1:8080"}
+        assert list(loop._families) == ["IPv4"]
+        view.apply(kinds.ENDPOINT_SLICE, endpoints("web", "10.1.0.2"))
+        await until(lambda: reached(wire) == {"10.1.0.2:8080"})

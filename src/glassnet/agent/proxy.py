@@ -21,7 +21,7 @@ from glassnet.kube.change import Record
 from glassnet.kube.types import Node
 from glassnet.kube.view import SERVICE_NAME_LABEL, Event, Key, View
 from glassnet.net import address
-from glassnet.net.errors import GlassnetError
+from glassnet.net.errors import GlassnetError, PreflightError
 from glassnet.proxy import nodeports
 from glassnet.proxy.model import LocalDetector, NodeFacts, Rules
 
@@ -204,7 +204,7 @@ class ProxyLoop:
         suspect, self._suspect = self._suspect, set()
         moved, self._moved = self._moved, False
         facts, started, failure = self._facts(), time.monotonic(), None
-        for family in self._families.values():
+        for family in list(self._families.values()):
             try:
                 if moved:
                     await family.adopt(self._rules(family.name))
@@ -213,6 +213,9 @@ class ProxyLoop:
                     log.warning("proxy of %s: somebody changed our %s rules; they are mended", self._node, family.name)
                 lost = await family.write(self._view, self._shared, facts, dirty, self.settings.mode)
             except GlassnetError as error:  # the other family goes on
+                if isinstance(error, PreflightError) and not self.synced and len(self._families) > 1:
+                    self._give_up(family, error)
+                    continue
                 failure = error
                 self._dirty |= dirty
                 self._observers.failed(family.name, self.settings.mode)
@@ -227,6 +230,13 @@ class ProxyLoop:
         await self._observers.after(self._view, dirty, facts, self._node)
         self.synced += 1
         self.first_sync.set()
+
+    def _give_up(self, family: FamilyProxy, error: PreflightError) -> None:
+        """A machine that cannot do one family gets the other, as with kube-proxy."""
+        log.warning("proxy of %s: no %s: %s", self._node, family.name, error)
+        self._observers.without(family.name)
+        family.writer.close()
+        del self._families[family.name]
 
     async def _first_done(self) -> None:
         """After the first sync: listen to what others do, and take away what the other mode left. Not before: no connection shall find no rules."""

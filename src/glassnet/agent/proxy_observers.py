@@ -61,6 +61,12 @@ class Observers:
         if self.health:
             self.health.set_node(node)
 
+    def without(self, family: str) -> None:
+        """A family cannot be done on this machine: nobody waits for it."""
+        self._families = tuple(each for each in self._families if each != family)
+        if self.health:
+            self.health.without(family)
+
     def synced(self, family: FamilyProxy, seconds: float) -> None:
         """A family's rules are in place."""
         now = self._wall()

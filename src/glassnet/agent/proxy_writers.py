@@ -204,6 +204,7 @@ class IptablesWriter:
                 self._tool = self._tool or await choose(self._machine)
                 tools = Iptables(self._machine, self._rules.family, self._tool)
                 version = await tools.version()
+                await tools.save("nat")  # a kernel without the family's tables says so here
             except CommandError as error:
                 raise PreflightError(f"no iptables that works: {error}; install Debian's package iptables, or use the nftables mode") from None  # fmt: skip
             self._tools = tools

@@ -33,6 +33,11 @@ class ProxyHealth:
         self._queued.pop(family, None)
         self._updated[family] = now
 
+    def without(self, family: str) -> None:
+        """A family is not done here after all."""
+        self._queued.pop(family, None)
+        self._updated.pop(family, None)
+
     def set_node(self, node: Node | None) -> None:
         """The node's object, or None when there is none: is it to get traffic of load balancers?"""
         self.node_eligible = (
