@@ -90,29 +90,19 @@ def _service_port(
     if spec.session_affinity == "ClientIP":
         config = (spec.session_affinity_config or {}).get("clientIP") or {}
         affinity = int(config.get("timeoutSeconds") or 10800)
-    if spec.type == "ClusterIP" and not spec.external_ips:
-        return ServicePort(
-            name=name,
-            protocol=port.protocol,
-            cluster_ip=virtual,
-            port=port.port,
-            internal_local=internal_local,
-            affinity_seconds=affinity,
-            cluster=chosen.cluster,
-            local=chosen.local if internal_local else (),
-            any_endpoints=bool(chosen.cluster) or (internal_local and chosen.usable_anywhere),
-        )
-    external = _of_family(spec.external_ips, family)
+    external: tuple[str, ...] = ()
     balancers: tuple[str, ...] = ()
-    if spec.type == "LoadBalancer":
-        ingress = service.status.load_balancer.ingress
-        balancers = _of_family((i.ip for i in ingress if i.ip_mode in (None, "", "VIP")), family)
-    node_port = port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0
-    external_local = spec.external_traffic_policy == "Local" and (
-        spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
-    )
-    accessible = bool(node_port or external or balancers)
-    uses_local = internal_local or (external_local and accessible)
+    ranges: tuple[str, ...] = ()
+    node_port, external_local = 0, False
+    if spec.type != "ClusterIP" or spec.external_ips:
+        external = _of_family(spec.external_ips, family)
+        if spec.type == "LoadBalancer":
+            ingress = service.status.load_balancer.ingress
+            balancers = _of_family((i.ip for i in ingress if i.ip_mode in (None, "", "VIP")), family)
+            ranges = _ranges(spec.load_balancer_source_ranges, node.addresses, balancers, family)
+        node_port = port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0
+        external_local = spec.external_traffic_policy == "Local"
+    uses_local = internal_local or (external_local and bool(node_port or external or balancers))
     return ServicePort(
         name=name,
         protocol=port.protocol,
@@ -121,7 +111,7 @@ def _service_port(
         node_port=node_port,
         external_ips=external,
         load_balancer_ips=balancers,
-        source_ranges=_ranges(spec.load_balancer_source_ranges, node.addresses, balancers, family),
+        source_ranges=ranges,
         external_local=external_local,
         internal_local=internal_local,
         affinity_seconds=affinity,
