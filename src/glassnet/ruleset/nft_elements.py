@@ -10,7 +10,7 @@ from glassnet.ruleset.nft_lexer import NotUnderstoodError, Tokens, constant, sec
 
 Json = Any
 
-_ELEMENT = re.compile(r'(?:[^",]|"[^"]*")+')
+_ELEMENT = re.compile(r'(?:[^",]+|"[^"]*")+')
 _COMMENTED = re.compile(r'(\S+(?: \. \S+)*) comment "([^"]*)"')
 _PLAIN = {word: {word: None} for word in ("accept", "drop", "return", "continue")}
 

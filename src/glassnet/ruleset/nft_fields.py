@@ -12,6 +12,10 @@ def _integers(names: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), "integer")
 
 
+def _names(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 PAYLOADS: dict[str, dict[str, str]] = {
     "ether": {"saddr": "ether_addr", "daddr": "ether_addr", "type": "ether_type"},
     "vlan": {**_integers("id dei cfi pcp"), "type": "ether_type"},
@@ -64,7 +68,7 @@ PAYLOADS: dict[str, dict[str, str]] = {
 }
 TUNNELS = frozenset({"vxlan", "geneve", "gre", "gretap"})
 
-_META = {
+META = {
     "l4proto": "inet_proto", "nfproto": "nf_proto", "protocol": "ether_type", "mark": "mark", "iif": "iface_index", "oif": "iface_index",
     "iifname": "ifname", "oifname": "ifname", "iiftype": "iface_type", "oiftype": "iface_type", "iifgroup": "devgroup",
     "oifgroup": "devgroup", "iifkind": "ifname", "oifkind": "ifname", "skuid": "uid", "skgid": "gid", "pkttype": "pkt_type",
@@ -74,19 +78,17 @@ _META = {
     "ibriport": "ifname", "obriport": "ifname", "ibrpvid": "integer", "ibrvproto": "ether_type", "ibrhwaddr": "ether_addr",
     "broute": "integer",
 }  # fmt: skip
-META = _META
-UNQUALIFIED_META = frozenset(
+UNQUALIFIED_META = _names(
     "mark iif oif iifname oifname iiftype oiftype iifgroup oifgroup iifkind oifkind skuid skgid pkttype nftrace cpu rtclassid cgroup "
-    "time day hour ibriport obriport ibrname obrname sdif sdifname".split()
+    "time day hour ibriport obriport ibrname obrname sdif sdifname"
 )
 
-_CT = {
+CT = {
     "state": "ct_state", "status": "ct_status", "mark": "mark", "direction": "ct_dir", "expiration": "time", "helper": "string",
     "label": "ct_label", "zone": "integer", "id": "integer", "event": "ct_event", "secmark": "string", "protocol": "inet_proto",
     "l3proto": "nf_proto", "bytes": "integer", "packets": "integer", "avgpkt": "integer", "saddr": "", "daddr": "",
     "proto-src": "inet_service", "proto-dst": "inet_service",
 }  # fmt: skip
-CT = _CT
 CT_ADDRESSES = {
     "ip saddr": "ipv4_addr",
     "ip daddr": "ipv4_addr",
@@ -132,11 +134,11 @@ IP_OPTIONS: dict[str, tuple[str, ...]] = {
     "rr": ("type", "length", "ptr", "addr"),
     "ssrr": ("type", "length", "ptr", "addr"),
 }
-SCTP_CHUNKS = frozenset(
+SCTP_CHUNKS = _names(
     "data init init-ack sack heartbeat heartbeat-ack abort shutdown shutdown-ack error cookie-echo cookie-ack ecne cwr "
-    "shutdown-complete asconf-ack forward-tsn asconf i-data".split()
+    "shutdown-complete asconf-ack forward-tsn asconf i-data"
 )
-SCTP_FIELDS = frozenset(
+SCTP_FIELDS = _names(
     "type flags length tsn stream ssn ppid init-tag a-rwnd num-outbound-streams num-inbound-streams initial-tsn cum-tsn-ack "
-    "num-gap-ack-blocks num-dup-tsns lowest-tsn seqno new-cum-tsn mid fsn".split()
+    "num-gap-ack-blocks num-dup-tsns lowest-tsn seqno new-cum-tsn mid fsn"
 )

@@ -31,7 +31,7 @@ _INDEXED = re.compile(r"(?:addr|sid)\[[0-9]{1,3}\]")
 def starts_expression(tokens: Tokens) -> bool:
     """Whether an expression comes next, not a constant."""
     word = tokens.peek()
-    if word == "(" or word[:1] == "@" and "," in word:
+    if word == "(" or (word[:1] == "@" and "," in word):
         return True
     if tokens.quoted() or not word:
         return False
@@ -127,7 +127,7 @@ def _payload(tokens: Tokens, protocol: str) -> Typed:
         return {"dccp option": {"type": tokens.integer()}}, "boolean"
     if field == "chunk" and protocol == "sctp":
         return _chunk(tokens)
-    if protocol in f.TUNNELS and field in f.PAYLOADS:
+    if protocol in f.TUNNELS and field in f.PAYLOADS and field not in f.TUNNELS:
         inner, kind = _payload(tokens, field)
         if "payload" in inner:
             return {"payload": {"tunnel": protocol, **inner["payload"]}}, kind
@@ -138,8 +138,6 @@ def _option(tokens: Tokens, title: str, known: dict[str, tuple[str, ...]]) -> Ty
     name = tokens.next()
     if title == "tcp option" and name.isascii() and name.isdigit() and len(name) < 4:
         return {title: {"base": int(name), "offset": 0, "len": 8}}, "boolean"
-    if name == "@" or name.startswith("@"):
-        raise NotUnderstoodError(f"unknown option {name!r}")
     if name not in known:
         raise NotUnderstoodError(f"unknown option {name!r}")
     if tokens.peek() in known[name]:
@@ -221,6 +219,7 @@ def _numgen(tokens: Tokens, _: str) -> Typed:
 
 
 def _hash(tokens: Tokens, word: str) -> Typed:
+    with_deeper(tokens)
     inner = expression(tokens)[0] if word == "jhash" else None
     tokens.expect("mod")
     found: dict[str, Json] = {"mod": tokens.integer()}
@@ -229,6 +228,7 @@ def _hash(tokens: Tokens, word: str) -> Typed:
             found[option] = tokens.integer()
     if word == "jhash":
         found["expr"] = inner
+    tokens.depth -= 1
     return {word: found}, "integer"
 
 
@@ -294,7 +294,7 @@ def right_side(tokens: Tokens, kind: str) -> Json:
 
 def value(tokens: Tokens, kind: str) -> Json:
     """What `set` gives: a constant, an expression, or a map of one."""
-    if kind not in _SYMBOLIC and starts_expression(tokens) or kind in _SYMBOLIC and tokens.peek(2) == "map":
+    if tokens.peek(2) == "map" if kind in _SYMBOLIC else starts_expression(tokens):
         return mapped(tokens, kind)
     return right_side(tokens, kind)
 
@@ -333,7 +333,7 @@ def _flags(tokens: Tokens, kind: str) -> Json:
     return found
 
 
-def verdict(tokens: Tokens) -> Json:
+def verdict(tokens: Tokens) -> dict[str, Json]:
     """accept, drop, continue, return, jump, goto."""
     word = tokens.next()
     if word in ("jump", "goto"):

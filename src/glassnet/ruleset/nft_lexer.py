@@ -265,6 +265,14 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "fib_addrtype": _named(
         "unspec unicast local broadcast anycast multicast blackhole unreachable prohibit throw nat xresolve", range(12)
     ),
+    "icmp_code": _named(
+        "net-unreachable host-unreachable prot-unreachable port-unreachable frag-needed net-prohibited host-prohibited admin-prohibited",
+        (0, 1, 2, 3, 4, 9, 10, 13),
+    ),
+    "icmpv6_code": _named("no-route admin-prohibited addr-unreachable port-unreachable policy-fail reject-route", (0, 1, 3, 4, 5, 6)),
+    "icmpx_code": _named("no-route port-unreachable host-unreachable admin-prohibited", range(4)),
+    "arp_op": _named("request reply rrequest rreply inrequest inreply nak", (1, 2, 3, 4, 8, 9, 10)),
+    "boolean": lambda word: _general(word) not in (0, "missing"),
     "icmp_type": _named(
         "echo-reply destination-unreachable source-quench redirect echo-request router-advertisement router-solicitation time-exceeded "
         "parameter-problem timestamp-request timestamp-reply info-request info-reply address-mask-request address-mask-reply",
@@ -283,4 +291,6 @@ def constant(word: str, kind: str = "") -> Any:
     """One constant of a type, as `nft -j` gives it; NotUnderstoodError when it cannot be one."""
     if not word:
         raise NotUnderstoodError("a constant is missing")
+    if word == "*":
+        return word  # in a set of intervals: all that no other element has
     return _READERS.get(kind, _general)(word)

@@ -104,10 +104,10 @@ def _expression_statement(tokens: Tokens) -> Statement:
         tokens.next()
     right = right_side(tokens, kind)
     if tokens.accept("/"):
-        left, right = {"&": [left, right_side(tokens, kind)]}, right
-        return {"match": {"op": operator or "==", "left": left, "right": right}}
+        masked = {"&": [left, right_side(tokens, kind)]}
+        return {"match": {"op": operator or "==", "left": masked, "right": right}}
     if not operator:
-        listed = isinstance(right, dict) and "set" in right or isinstance(right, str) and right[:1] == "@"
+        listed = (isinstance(right, dict) and "set" in right) or (isinstance(right, str) and right[:1] == "@")
         operator = "in" if kind in FLAG_TYPES and not listed and "&" not in left else "=="
     return {"match": {"op": operator, "left": left, "right": right}}
 
@@ -131,7 +131,7 @@ def _reject(tokens: Tokens, family: str) -> Json:
     if kind not in ("icmp", "icmpv6", "icmpx"):
         raise NotUnderstoodError(f"unknown answer {kind!r}")
     tokens.accept("type")
-    return {"type": kind, "expr": constant(tokens.next())}
+    return {"type": kind, "expr": constant(tokens.next(), f"{kind}_code")}
 
 
 # ---- translation
@@ -352,7 +352,7 @@ def _dynamic_set(tokens: Tokens, word: str) -> Statement:
 
 
 def _dynamic_element(tokens: Tokens) -> tuple[Json, list[Statement]]:
-    key, kind = expression(tokens) if starts_expression(tokens) else (constants(tokens, ""), "")
+    key = expression(tokens)[0] if starts_expression(tokens) else constants(tokens, "")
     options: dict[str, Json] = {}
     statements: list[Statement] = []
     while tokens.peek() not in ("}", ":", ""):

@@ -26,7 +26,7 @@ _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "securi
 _BRIDGE_PRIORITIES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 _SPECIAL = re.compile(r'"[^"]*"|[{};#"]')
 _PRIORITY = re.compile(r"(?P<name>[a-z]+)?\s*(?P<sign>[+-])?\s*(?P<number>[0-9]{1,10})?")
-_NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _HANDLE = re.compile(r"#\s*handle\s+([0-9]{1,18})\s*$")
 _BYTES = {"bytes": 1, "kbytes": 1024, "mbytes": 1024 * 1024}
 
@@ -46,7 +46,7 @@ class _Reader:
     def __init__(self, text: str, source: str) -> None:
         self.source = source
         junk = _NOT_TEXT.search(text)
-        if junk and text[junk.start()] not in "\r\f":
+        if junk:
             line = text.count("\n", 0, junk.start()) + 1
             raise ParseError(f"not text: byte {ord(junk[0])}", source, line)
         self.lines = text.split("\n")
@@ -157,17 +157,10 @@ class _Reader:
     def ruleset(self) -> list[Object]:
         """All tables."""
         for line, item, note in self.items(closed=False, blocks=True):
-            words = item.split()
-            if words[0] == "table" and words[-1] == "{" and len(words) in (3, 4):
-                self._table(words[1:-1], note)
-            elif (
-                words[0] == "include"
-                or words[:2] == ["flush", "ruleset"]
-                or words[0] in ("add", "delete")
-                and words[1:2] == ["table"]
-            ):
-                continue
-            else:
+            words = item.removesuffix("{").split()
+            if item[-1] == "{" and words[:1] == ["table"] and len(words) in (2, 3):
+                self._table(words[1:], note)
+            elif words[:1] != ["include"]:
                 raise self.fail(f"a table was expected, not {item[:60]!r}", line)
         return self.out
 
@@ -178,14 +171,16 @@ class _Reader:
         table: Object = {"family": family, "name": unquote(words[-1]), **_handle(note)}
         self.out.append({"table": table})
         for line, item, note in self.items(closed=True, blocks=True):
-            words = item.split()
-            if words[-1] == "{":
-                self._block(table, line, words[:-1], note)
+            words = item.removesuffix("{").split()
+            if item[-1] == "{":
+                self._block(table, line, words, note)
             elif words[0] == "flags":
                 flags = _flags(item)
                 table["flags"] = flags[0] if len(flags) == 1 else flags
             elif words[0] == "comment":
                 table["comment"] = _comment(item)
+            else:
+                raise self.fail(f"unknown in a table: {item[:60]!r}", line)
 
     def _block(self, table: Object, line: int, words: list[str], note: str) -> None:
         """One object of a table."""
@@ -262,21 +257,21 @@ class _Reader:
         if len(words) > 5 and words[4] in ("device", "devices"):
             devices = [unquote(word) for word in words[5:]]
             chain["dev"] = devices[0] if len(devices) == 1 else devices
-        chain["prio"] = self._priority(priority, chain["family"])
+        try:
+            chain["prio"] = _priority(priority, chain["family"])
+        except NotUnderstoodError as error:
+            raise self.fail(str(error)) from None
         chain.setdefault("policy", "accept")
 
-    def _priority(self, text: str, family: str) -> int:
-        match = _PRIORITY.fullmatch(text.strip())
-        if not match or not (match["name"] or match["number"]):
-            raise self.fail(f"unknown priority {text[:40]!r}")
-        names = _BRIDGE_PRIORITIES if family == "bridge" else _PRIORITIES
-        base = 0
-        if match["name"]:
-            if match["name"] not in names:
-                raise self.fail(f"unknown priority {text[:40]!r}")
-            base = names[match["name"]]
-        offset = int(match["number"] or 0)
-        return base - offset if match["sign"] == "-" else base + offset
+
+def _priority(text: str, family: str) -> int:
+    match = _PRIORITY.fullmatch(text.strip())
+    names = _BRIDGE_PRIORITIES if family == "bridge" else _PRIORITIES
+    name = match["name"] or "" if match else "?"
+    if not match or (name and name not in names) or not (name or match["number"]):
+        raise NotUnderstoodError(f"unknown priority {text[:40]!r}")
+    offset = int(match["number"] or 0)
+    return names.get(name, 0) + (-offset if match["sign"] == "-" else offset)
 
 
 def _handle(note: str) -> Object:
@@ -364,7 +359,7 @@ def _flowtable(found: Object, item: str) -> None:
     words = item.replace("{", " ").replace("}", " ").replace(",", " ").replace("=", " ").split()
     if words[0] == "hook" and len(words) > 3 and words[2] == "priority":
         found["hook"] = words[1]
-        found["prio"] = _Reader("", "")._priority(" ".join(words[3:]), "")
+        found["prio"] = _priority(" ".join(words[3:]), "")
     elif words[0] == "devices":
         found["dev"] = [unquote(word) for word in words[1:]]
     elif words[0] not in ("flags", "counter"):
