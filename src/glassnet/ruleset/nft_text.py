@@ -97,6 +97,7 @@ class _Reader:
             return text, ""
         parts: list[str] = []
         depth = 0
+        opened = self.line
         while True:
             end, mark, depth = self._scan(text, blocks, depth)
             if mark == "#":
@@ -124,7 +125,7 @@ class _Reader:
             if depth <= 0:
                 return "\n".join(parts).strip(), ""
             if self.line >= len(self.lines):
-                raise self.fail("the text ends inside braces")
+                raise self.fail("the text ends inside braces", opened)
             text = self.lines[self.line].strip()
             self.line += 1
 
