@@ -240,27 +240,44 @@ def _dscp(word: str) -> Any:
     return _general(word)
 
 
-def _named(names: str, numbers: Iterable[int]) -> Callable[[str], Any]:
-    """A reader for constants that nft -j gives by name where nft -nn prints numbers."""
+def _integer(word: str) -> Any:
+    found = _numeric(word)
+    if found is None:
+        raise NotUnderstoodError(f"{word!r} is no number")
+    return found
+
+
+def _boolean(word: str) -> Any:
+    if word not in ("exists", "missing", "0", "1"):
+        raise NotUnderstoodError(f"{word!r} is neither exists nor missing")
+    return word in ("exists", "1")
+
+
+def _named(names: str, numbers: Iterable[int], others: bool = False) -> Callable[[str], Any]:
+    """A reader for constants that nft -j gives by name where nft -nn prints numbers; `others`: there are more names than these."""
     known = dict(zip(numbers, names.split(), strict=True))
 
     def read(word: str) -> Any:
         found = _general(word)
-        return known.get(found, found) if isinstance(found, int) else found
+        if isinstance(found, int):
+            return known.get(found, found)
+        if not others and isinstance(found, str) and found not in known.values():
+            raise NotUnderstoodError(f"unknown name {word!r}")
+        return found
 
     return read
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "ipv4_addr": _ipv4, "ipv6_addr": _ipv6, "ether_addr": _ether, "inet_service": _port, "iface_index": _name, "classid": _name,
-    "realm": _name, "time": _period, "dscp": _dscp,
-    "inet_proto": _named("icmp igmp tcp udp dccp gre esp ah ipv6-icmp comp sctp udplite", (1, 2, 6, 17, 33, 47, 50, 51, 58, 108, 132, 136)),
-    "ether_type": _named("ip arp ip6 8021q 8021ad", (0x0800, 0x0806, 0x86DD, 0x8100, 0x88A8)),
+    "realm": _name, "integer": _integer, "time": _period, "dscp": _dscp,
+    "inet_proto": _named("icmp igmp tcp udp dccp gre esp ah ipv6-icmp comp sctp udplite", (1, 2, 6, 17, 33, 47, 50, 51, 58, 108, 132, 136), True),
+    "ether_type": _named("ip arp ip6 8021q 8021ad", (0x0800, 0x0806, 0x86DD, 0x8100, 0x88A8), True),
     "nf_proto": _named("ipv4 ipv6", (2, 10)),
     "pkt_type": _named("host broadcast multicast other", (0, 1, 2, 3)),
     "ct_dir": _named("original reply", (0, 1)),
     "ct_state": _named("invalid established related new untracked", (1, 2, 4, 8, 64)),
-    "ct_status": _named("expected seen-reply assured confirmed snat dnat dying", (1, 2, 4, 8, 16, 32, 512)),
+    "ct_status": _named("expected seen-reply assured confirmed snat dnat dying", (1, 2, 4, 8, 16, 32, 512), True),
     "tcp_flag": _named("fin syn rst psh ack urg ecn cwr", (1, 2, 4, 8, 16, 32, 64, 128)),
     "fib_addrtype": _named(
         "unspec unicast local broadcast anycast multicast blackhole unreachable prohibit throw nat xresolve", range(12)
@@ -268,11 +285,12 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "icmp_code": _named(
         "net-unreachable host-unreachable prot-unreachable port-unreachable frag-needed net-prohibited host-prohibited admin-prohibited",
         (0, 1, 2, 3, 4, 9, 10, 13),
+        True,
     ),
-    "icmpv6_code": _named("no-route admin-prohibited addr-unreachable port-unreachable policy-fail reject-route", (0, 1, 3, 4, 5, 6)),
+    "icmpv6_code": _named("no-route admin-prohibited addr-unreachable port-unreachable policy-fail reject-route", (0, 1, 3, 4, 5, 6), True),
     "icmpx_code": _named("no-route port-unreachable host-unreachable admin-prohibited", range(4)),
     "arp_op": _named("request reply rrequest rreply inrequest inreply nak", (1, 2, 3, 4, 8, 9, 10)),
-    "boolean": lambda word: _general(word) not in (0, "missing"),
+    "boolean": _boolean,
     "icmp_type": _named(
         "echo-reply destination-unreachable source-quench redirect echo-request router-advertisement router-solicitation time-exceeded "
         "parameter-problem timestamp-request timestamp-reply info-request info-reply address-mask-request address-mask-reply",

@@ -35,7 +35,9 @@ def parse_nft_text(text: str, source: str = "") -> list[Object]:
     """The objects of a listing, in its order; ParseError for text that is no listing.
 
     Tables, chains, sets with their elements and the other objects are in the form of libnftables-json(5). A rule has `text` (the line as
-    printed, without its handle), `line`, and where printed `handle` and `comment`; `parse_rule` gives its statements.
+    printed, without its handle), `line`, and where printed `handle` and `comment`; `parse_rule` gives its statements. An object with a line
+    that was not understood has `unknown`, a list of `{"text", "reason", "line"}`; where that line was its elements, it has no `elem`. Equal
+    parts may be one object: do not change them.
     """
     return _Reader(text, source).ruleset()
 
@@ -121,7 +123,7 @@ class _Reader:
                     return "\n".join(parts).strip(), ""
                 self.rest = text[end + 1 :].strip()
                 return "}", ""
-            parts.append(text)
+            parts.append(text[:end].rstrip())
             if depth <= 0:
                 return "\n".join(parts).strip(), ""
             if self.line >= len(self.lines):
@@ -148,9 +150,7 @@ class _Reader:
             elif mark == ";" and depth == 0:
                 return match.start(), mark, depth
             elif mark == "#" and not text.startswith(("xt_", " xt_"), match.end()):
-                if depth:
-                    return len(text), "", depth
-                return match.start(), mark, depth
+                return match.start(), "" if depth else mark, depth
         return len(text), "", depth
 
     # ---- tables and what they hold

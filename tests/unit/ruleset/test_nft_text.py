@@ -92,6 +92,10 @@ def test_handles_are_those_of_the_json() -> None:
         assert handles(read, kind) == handles(told, kind), kind
 
 
+def test_setups_in_the_manner_of_known_programs() -> None:
+    same(text_of("setups"), json_of("setups"))
+
+
 @pytest.mark.parametrize("index", range(16))
 def test_kube_proxy(index: int) -> None:
     lines = gzip.decompress((DATA / "kube-proxy.jsonl.gz").read_bytes()).decode().splitlines()
@@ -193,6 +197,9 @@ def test_a_bare_reject_depends_on_the_family(family: str, refusal: str) -> None:
         ("jump", 0, "jump"),
         ("counter log level", 1, "log level"),
         ("dnat to somewhere", 0, "dnat to somewhere"),
+        ("ip ttl many drop", 0, "ip ttl many drop"),
+        ("ct state fresh accept", 0, "ct state fresh accept"),
+        ("exthdr frag perhaps", 0, "exthdr frag perhaps"),
     ],
 )
 def test_what_is_not_understood_is_kept_as_text(text: str, known: int, unknown: str) -> None:
@@ -219,7 +226,8 @@ table netdev n { # handle 4
 		type filter hook ingress devices = { "lo", "eth0" } priority filter - 10; policy drop;
 		comment "first"
 		tcp dport { 1,
-				2 } accept comment "x;{" # handle 9
+				2 # a note
+			} accept comment "x;{" # handle 9
 		drop; accept
 	}
 }
@@ -256,12 +264,12 @@ def test_frame() -> None:
                 "line": 15,
             }
         },
-        {"rule": {"family": "netdev", "table": "n", "chain": "c", "text": "drop", "line": 17}},
-        {"rule": {"family": "netdev", "table": "n", "chain": "c", "text": "accept", "line": 17}},
+        {"rule": {"family": "netdev", "table": "n", "chain": "c", "text": "drop", "line": 18}},
+        {"rule": {"family": "netdev", "table": "n", "chain": "c", "text": "accept", "line": 18}},
         {"table": {"family": "inet", "name": "t"}},
         {"set": {"family": "inet", "table": "t", "name": "a", "type": "inet_service", "flags": ["interval"], "elem": [{"range": [1, 5]}, 80]}},
         {"chain": {"family": "inet", "table": "t", "name": "b"}},
-        {"rule": {"family": "inet", "table": "t", "chain": "b", "text": "accept", "line": 20}},
+        {"rule": {"family": "inet", "table": "t", "chain": "b", "text": "accept", "line": 21}},
     ]  # fmt: skip
     assert parse_nft_text("") == []
 
