@@ -234,7 +234,12 @@ def _entry(groups: tuple[Any, ...], line: str, number: int, memory: _Memory) -> 
             addresses[re_src], addresses[re_dst], re_sport, re_dport, re_kind, re_code, re_ident, re_key, re_key_to
         )
     six = ":" in src
-    if (":" in dst) != six or (":" in re_src) != six or (":" in re_dst) != six or (family and (family == "ipv6") != six):
+    if (
+        (":" in dst) != six
+        or (":" in re_src) != six
+        or (":" in re_dst) != six
+        or (family and (family == "ipv6") != six)
+    ):
         raise ValueError("addresses of two families in one entry")
     flags = _FLAGS[unreplied is not None, flag]
     rest = rests.get(words)
