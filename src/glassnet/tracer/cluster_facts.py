@@ -58,7 +58,8 @@ class Facts:
 
     `pods`: address -> (namespace/name, node) of living pods with an address of their own. `nodes`: address -> name.
     `virtual`: (protocol, address, port) -> (Service port, kind of address). `node_ports`: (protocol, port) -> Service port.
-    `ranges`: (bits of the address, prefix length, the prefix's bits) -> node, of the nodes' pod ranges. `pods_known`: pods were given at all.
+    `ranges`: (bits of the address, prefix length, the prefix's bits) -> node, of the nodes' pod ranges. `pods_known`, `endpoints_known`: pods,
+    EndpointSlices were given at all; without them nothing is said about what is missing.
     """
 
     pods: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Facts:
     node_ports: Mapping[Place, ServicePortFact] = field(default_factory=dict)
     ranges: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     pods_known: bool = False
+    endpoints_known: bool = False
 
     def party(self, text: str) -> Party:
         """Who an address (in its one spelling) is. The first address of a node's pod range is the node's own: its bridge, the pods' gateway."""
@@ -111,7 +113,7 @@ def facts_from(objects: Iterable[Mapping[str, Any]]) -> Facts:
     for service in services:
         pieces = slices.get((service.metadata.namespace, service.metadata.name), [])
         _take_service(service, pieces, virtual, node_ports)
-    return Facts(_pods(pods), _nodes(nodes), virtual, node_ports, _ranges(nodes), bool(pods))
+    return Facts(_pods(pods), _nodes(nodes), virtual, node_ports, _ranges(nodes), bool(pods), bool(slices))
 
 
 def _flat(objects: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

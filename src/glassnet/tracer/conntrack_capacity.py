@@ -159,12 +159,12 @@ def pressure(sysctls: Mapping[str, str], count: int | None = None, stats: Conntr
         reasons.append(f"hash chains are {chain:.1f} entries long: raise nf_conntrack_buckets ({buckets})")
     if stats is not None:
         if stats.drop:
-            verdict = FULL
+            verdict = _raised(verdict)
             reasons.append(
                 f"{stats.drop} packets were dropped since boot as no entry could be made: the table was full, or memory short"
             )
         if stats.early_drop:
-            verdict = HIGH if verdict in (OK, UNKNOWN) else verdict
+            verdict = _raised(verdict)
             reasons.append(f"{stats.early_drop} entries had to go early since boot to make room for new ones")
         if stats.insert_failed:
             reasons.append(
@@ -174,6 +174,10 @@ def pressure(sysctls: Mapping[str, str], count: int | None = None, stats: Conntr
         if stats.invalid:
             reasons.append(f"{stats.invalid} packets fitted no connection since boot (late, or out of window)")
     return Pressure(count, maximum, buckets, ratio, chain, verdict, tuple(reasons), stats)
+
+
+def _raised(verdict: str) -> str:
+    return HIGH if verdict in (OK, UNKNOWN) else verdict
 
 
 def _fill(count: int | None, maximum: int | None, ratio: float | None) -> tuple[str, list[str]]:

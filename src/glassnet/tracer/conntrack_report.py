@@ -72,6 +72,7 @@ class _Join(NamedTuple):
     service: ServicePortFact | None
     via: str
     mine: bool  # this node's rules should have translated it
+    vacant: bool  # the Service is known to have no endpoint that serves
 
 
 class _Verdict(NamedTuple):
@@ -83,7 +84,7 @@ class _Verdict(NamedTuple):
 def classify(entries: Iterable[ConntrackEntry], facts: Facts, node: str = "") -> list[Classified]:
     """Join each entry of one node's table and give it the first class that fits, in the order of CLASSES.
 
-    stale-endpoint: sent to an address that is no serving endpoint of that Service port. before-rules: to a Service's address, but not
+    stale-endpoint: sent to an address that is no serving endpoint of that Service port (when endpoints are known). before-rules: to a Service's address, but not
     translated (unless unanswered and the Service has no endpoint: what the rules refuse looks so, and is unreplied). clash: its reply tuple is
     another entry's, or would be had the source port not been rewritten. hairpin: client and endpoint are the same address. orphan: a party is of
     a pod range but no living pod's (when pods are known). unreplied: packets in one direction only.
@@ -169,7 +170,8 @@ def _join(entry: ConntrackEntry, facts: Facts, parties: _Parties, own: frozenset
     service, via = _service(entry, facts, own)
     reply = entry.reply
     mine = service is not None and (via != NODE_PORT or entry.dnat or entry.original.dst in own)
-    return _Join(entry, parties[entry.original.src], parties[reply.src], parties[reply.dst], service, via, mine)
+    vacant = service is not None and facts.endpoints_known and not service.live
+    return _Join(entry, parties[entry.original.src], parties[reply.src], parties[reply.dst], service, via, mine, vacant)
 
 
 def _clashes(table: list[ConntrackEntry]) -> dict[int, ConntrackEntry]:
@@ -184,14 +186,17 @@ def _clashes(table: list[ConntrackEntry]) -> dict[int, ConntrackEntry]:
             groups.setdefault((*base, reply.icmp[2] if reply.icmp else reply.dport), []).append(i)
     out: dict[int, ConntrackEntry] = {}
     for group in groups.values():
-        if len(group) > 1 and table[group[0]].original.src:
+        first = table[group[0]]
+        second = next((table[i] for i in group if not _same(table[i], first)), None)
+        if second is not None:
             for i in group:
-                mine = table[i].original, table[i].zone_original
-                for other in group:
-                    if (table[other].original, table[other].zone_original) != mine:
-                        out.setdefault(i, table[other])
-                        break
+                out.setdefault(i, second if _same(table[i], first) else first)
     return out
+
+
+def _same(one: ConntrackEntry, other: ConntrackEntry) -> bool:
+    """True for two lines about one connection: it may be in a dump twice, or several events be about it."""
+    return one.original == other.original and one.zone_original == other.zone_original
 
 
 def _selector(original: FlowTuple) -> int:
@@ -208,7 +213,7 @@ def _classified(join: _Join, clash: ConntrackEntry | None, zoned: bool) -> Class
     )
     verdict = verdict or _Verdict(HEALTHY, _story(join))
     entry, service = join.entry, join.service
-    delete = verdict.delete and not entry.over
+    delete = verdict.delete and not entry.over and entry.event != "DESTROY"
     return Classified(
         entry,
         verdict.kind,
@@ -237,7 +242,7 @@ def _in(entry: ConntrackEntry) -> str:
 def _stale(join: _Join) -> _Verdict | None:
     entry, service = join.entry, join.service
     place = (entry.reply.src, entry.reply.sport)
-    if service is None or not entry.dnat or place in service.live:
+    if service is None or not entry.dnat or place in service.live or not (service.live or join.vacant):
         return None
     if place in service.listed:
         why = "is listed but neither ready nor serving"
@@ -311,7 +316,7 @@ def _unreplied(join: _Join) -> _Verdict | None:
     if not entry.unreplied:
         return None
     place = _place(entry.reply.src, entry.reply.sport)
-    if join.service and not join.service.live:
+    if join.service and join.vacant:
         return _Verdict(
             UNREPLIED,
             f"{join.service.name} has no endpoint that serves: the rules refuse {join.client}; the entry goes by itself{_in(entry)}",
@@ -377,6 +382,8 @@ def _tcp_effect(join: _Join, kind: str) -> str:
         return "nothing breaks: the client is gone"
     if kind == ORPHAN:
         return "nothing gets better or worse for the client, whose server is gone; it only frees the entry"
+    if join.vacant:
+        return "the connection breaks: the rules refuse its next packet, as the Service has no endpoint, so the client learns of it at once"
     return (
         "the connection breaks: its next packet goes to a present endpoint that does not know it and answers RST, so the client reconnects at "
         "once instead of waiting for its timeout (with nf_conntrack_tcp_loose=0 the packet is invalid and dropped)"
