@@ -303,8 +303,12 @@ def _hairpin(join: _Join) -> _Verdict | None:
 
 
 def _orphan(join: _Join) -> _Verdict | None:
+    place = (join.server.address, join.entry.reply.sport)
+    serves = (
+        join.service is not None and place in join.service.live
+    )  # an endpoint, whether or not a pod is known for it
     for party, role in ((join.client, "client"), (join.server, "server"), (join.seen_as, "receiver of replies")):
-        if party.kind == "lost":
+        if party.kind == "lost" and not (serves and party.address == join.server.address):
             home = f" of {party.node}" if party.node else ""
             text = f"the {role} {party.address} lies in the pod range{home}, but no living pod has that address{_left(join.entry)}"
             return _Verdict(ORPHAN, text, delete=True)
