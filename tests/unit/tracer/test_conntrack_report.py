@@ -214,6 +214,20 @@ def test_a_connection_that_is_over_needs_no_deletion() -> None:
     assert "goes by itself in 42 s" in found.reason
 
 
+def test_each_port_of_a_service_has_its_own_endpoints() -> None:
+    ports = [{"name": "dns-tcp", "port": 53, "protocol": "TCP"}, {"name": "metrics", "port": 9153, "protocol": "TCP"}]
+    dns = service("dns", "10.32.0.10", ports=ports)
+    facts = facts_from([*CLUSTER, dns, {**piece("dns", ("10.200.0.6", READY)), "ports": ports}])
+    for port, kind in ((53, "healthy"), (9153, "stale-endpoint")):
+        line = flow("tcp", "ESTABLISHED", "10.200.0.4:9>10.32.0.10:53", f"10.200.0.6:{port}>10.200.0.4:9")
+        assert (only(line, facts).kind, only(line, facts).service) == (kind, "demo/dns:dns-tcp")
+
+
+def test_a_pods_own_port_is_no_node_port_whoever_translates_it() -> None:
+    found = only(flow("tcp", "ESTABLISHED", "10.200.0.4:9>10.200.0.6:30080", "10.200.0.6:15001>10.200.0.4:9"))
+    assert (found.kind, found.service) == ("healthy", "")
+
+
 def test_without_endpoint_slices_nothing_is_called_stale() -> None:
     blind = facts_from([item for item in CLUSTER if item["kind"] != "EndpointSlice"])
     assert only(udp("10.200.0.6:9999"), blind).kind == "healthy"
@@ -418,6 +432,12 @@ TABLE = [
 )
 def test_counts_by_who_takes_part(by: str, want: list[tuple[str, int]]) -> None:
     assert top(parse_conntrack("\n".join(TABLE)), FACTS, by) == want
+
+
+def test_addresses_of_no_living_pod_count_for_no_node() -> None:
+    entries = parse_conntrack(flow("udp", "", "10.200.1.200:5>203.0.113.9:53", "203.0.113.9:53>10.240.0.20:5"))
+    assert top(entries, FACTS, "node") == [("worker-0", 1)]
+    assert top(entries, FACTS, "pod") == []
 
 
 def test_counting_by_something_else_is_refused() -> None:
