@@ -208,10 +208,8 @@ def _selector(original: FlowTuple) -> int:
 
 
 def _classified(join: _Join, clash: ConntrackEntry | None, zoned: bool) -> Classified:
-    verdict = (
-        _stale(join) or _before(join) or _clash(join, clash) or _hairpin(join) or _orphan(join) or _unreplied(join)
-    )
-    verdict = verdict or _Verdict(HEALTHY, _story(join))
+    verdict = _stale(join) or _before(join) or _clash(join, clash) or _hairpin(join) or _orphan(join)
+    verdict = verdict or _unreplied(join) or _Verdict(HEALTHY, _story(join))
     entry, service = join.entry, join.service
     delete = verdict.delete and not entry.over and entry.event != "DESTROY"
     return Classified(
@@ -261,10 +259,8 @@ def _before(join: _Join) -> _Verdict | None:
     place = (entry.original.dst, entry.original.dport)
     if service is None or entry.dnat or not join.mine or place in service.live:
         return None
-    if (
-        not service.live and entry.unreplied
-    ):  # what the rules refuse leaves such an entry too: REJECT's answer to a local client confirms it
-        return None
+    if join.vacant and entry.unreplied:
+        return None  # what the rules refuse leaves such an entry too: REJECT's answer to a local client confirms it
     text = f"{_place(*place)} is the {join.via} of {service.name}, but the destination was not translated: the entry was made before the rules"
     return _Verdict(BEFORE, text + _left(entry), delete=True)
 
@@ -275,7 +271,7 @@ def _clash(join: _Join, other: ConntrackEntry | None) -> _Verdict | None:
     entry = join.entry
     where = f"{_place(other.original.src, other.original.sport)} > {_place(other.original.dst, other.original.dport)} (line {other.line})"
     reply = entry.reply
-    if entry.port_rewritten:
+    if entry.port_rewritten and reply != other.reply:
         now = reply.icmp[2] if reply.icmp else reply.dport
         what = "id" if reply.icmp else "source port"
         return _Verdict(
@@ -304,9 +300,7 @@ def _hairpin(join: _Join) -> _Verdict | None:
 
 def _orphan(join: _Join) -> _Verdict | None:
     place = (join.server.address, join.entry.reply.sport)
-    serves = (
-        join.service is not None and place in join.service.live
-    )  # an endpoint, whether or not a pod is known for it
+    serves = join.service is not None and place in join.service.live  # whether or not a pod is known for it
     for party, role in ((join.client, "client"), (join.server, "server"), (join.seen_as, "receiver of replies")):
         if party.kind == "lost" and not (serves and party.address == join.server.address):
             home = f" of {party.node}" if party.node else ""

@@ -231,6 +231,8 @@ def test_a_pods_own_port_is_no_node_port_whoever_translates_it() -> None:
 def test_without_endpoint_slices_nothing_is_called_stale() -> None:
     blind = facts_from([item for item in CLUSTER if item["kind"] != "EndpointSlice"])
     assert only(udp("10.200.0.6:9999"), blind).kind == "healthy"
+    bare = flow("udp", "", "10.200.0.4:9>10.32.0.20:5300", "10.32.0.20:5300>10.200.0.4:9", unreplied=True)
+    assert only(bare, blind).kind == "before-rules"
 
 
 # ---- before-rules
@@ -306,6 +308,7 @@ def test_reply_tuples_that_are_the_same_clash_but_not_across_zones_or_protocols(
     first = flow("udp", "", "10.200.0.4:5>10.32.0.20:5300", "10.200.0.6:8081>10.240.0.20:7")
     second = flow("udp", "", "10.200.1.7:6>10.32.0.20:5300", "10.200.0.6:8081>10.240.0.20:7")
     assert [found.kind for found in judge(first, second)] == ["clash", "clash"]
+    assert "clash with those of 10.200.1.7:6" in judge(first, second)[0].reason
     assert [found.kind for found in judge(first, second.replace("mark=0", "mark=0 zone=3"))] == ["healthy", "healthy"]
     assert "clash" not in {found.kind for found in judge(first, second.replace("udp      17", "tcp      6"))}
     assert [found.kind for found in judge(first, first)] == ["healthy", "healthy"]  # the same entry twice
