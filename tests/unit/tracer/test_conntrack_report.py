@@ -271,6 +271,8 @@ def test_what_the_rules_refuse_is_not_from_before_them() -> None:
     found = only(f"ipv4     2 tcp      6 91 SYN_SENT {line}")
     assert (found.kind, found.service, found.command) == ("unreplied", "demo/nobody:http", "")
     assert "no endpoint" in found.reason
+    answered = only(flow("udp", "", "10.240.0.20:9>10.32.0.30:5300", "10.32.0.30:5300>10.240.0.20:9"))
+    assert answered.kind == "before-rules"  # somebody has answered under the Service's address
 
 
 def test_an_endpoint_may_have_the_services_own_address_and_port() -> None:
