@@ -132,9 +132,10 @@ _ENTRY = re.compile(
     rf"(?:\[(ASSURED|OFFLOAD|HW_OFFLOAD)\] )?(?:mark=({_N}) )?(?:zone=({_N}) )?(?:delta-time=({_N}) )?(?:use=({_N}) )?(?:id=({_N}) )?(.*)",
     re.ASCII,
 )
-_TOKEN = re.compile(r"\[(start|stop)=([^\]]*)\]|\[([A-Z_]+)\]|progname=.*|([a-z][a-z_-]*)=(\S*)|\S+", re.ASCII)
+_TOKEN = re.compile(r"\[(start|stop)=([^\][]{0,40})\]|\[([A-Z_]+)\]|progname=.*|([a-z][a-z_-]*)=(\S*)|\S+", re.ASCII)
 _FIELDS = {"mark": "mark", "zone": "zone", "use": "use", "id": "id", "delta-time": "delta_time"}
 _NUMBER = re.compile(_N, re.ASCII)
+_ADDRESS = re.compile("[0-9A-Fa-f:.]{2,45}")
 _SUMMARY = re.compile(r"conntrack v[0-9.]+\S* \(conntrack-tools\): .*", re.ASCII)
 _FLAGS = {
     (bool(unreplied), flag): frozenset(name for name in (unreplied, flag) if name)
@@ -327,9 +328,8 @@ def _why(line: str) -> str:
     if line.startswith(("-A ", "-I ")):
         return "these are commands; want the tool's plain output (without -o save)"
     shown = line if len(line) <= 60 else line[:57] + "..."
-    if line.count("src=") >= 2 and (
-        re.search(r"\b(?:src|dst)=(?:\s|$)", line) or re.search(r"\b(?:src|dst)=\S*[^0-9A-Fa-f:.\s]", line)
-    ):
+    ends = [word[4:] for word in line.split() if word.startswith(("src=", "dst="))]
+    if len(ends) == 4 and not all(map(_ADDRESS.fullmatch, ends)):
         return f"an address is missing or blacked out: {shown!r}"
     if "src=" in line:
         return f"an entry, but cut or of an unknown form: {shown!r}"
