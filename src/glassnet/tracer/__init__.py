@@ -1,0 +1,1 @@
+"""What the kernel has done with packets, told in the words of the cluster: pods, Services, nodes."""
