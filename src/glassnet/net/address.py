@@ -47,3 +47,35 @@ def packed(text: str) -> bytes:
 def with_port(address: str, port: int) -> str:
     """`ip:port`, or `[ip]:port`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def number(text: str) -> int:
+    """A canonical address as a number, in network order."""
+    return int.from_bytes(packed(text))
+
+
+def text_of(value: int, bits: int) -> str:
+    """The address that a number stands for; `bits` is 32 (IPv4) or 128."""
+    if bits == 32:
+        return f"{value >> 24}.{value >> 16 & 255}.{value >> 8 & 255}.{value & 255}"
+    return str(ipaddress.IPv6Address(value))
+
+
+def prefix(text: str) -> tuple[int, int, int]:
+    """(network, mask, bits) of `ADDRESS`, `ADDRESS/LENGTH` or `ADDRESS/MASK`; bits is 32 or 128. Raises ValueError."""
+    address, _, length = text.partition("/")
+    found = canonical(address)
+    if not found:
+        raise ValueError(f"not an address: {address!r}")
+    bits = 128 if ":" in found else 32
+    if not length:
+        mask = (1 << bits) - 1
+    elif length.isascii() and length.isdigit():
+        if int(length) > bits:
+            raise ValueError(f"not a prefix length: {length!r}")
+        mask = (1 << bits) - (1 << (bits - int(length)))
+    else:
+        mask = number(canonical(length)) if canonical(length) else -1
+        if mask < 0 or (128 if ":" in length else 32) != bits:
+            raise ValueError(f"not a prefix length: {length!r}")
+    return number(found) & mask, mask, bits

@@ -1,1 +1,1 @@
-"""What the kernel has done with packets, told in the words of the cluster: pods, Services, nodes."""
+"""Reads a node's real rules, routes and connections, and says where a packet goes, by which rule and on whose behalf."""

@@ -1,0 +1,570 @@
+"""What the matches of iptables mean: one small compiler a module, from its options to a question about a packet.
+
+Source: iptables-extensions(8) and net/netfilter/xt_*.c of Linux. A match or option that is not listed here becomes Unknown with its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from glassnet.net import address
+from glassnet.net.tristate import Answer, Chance, Unknown, negate
+from glassnet.ruleset.model import Option, XtPart
+from glassnet.tracer.evaluate.sets import ipset_holds
+from glassnet.tracer.machine import Machine
+from glassnet.tracer.packet import PORTED, PROTOCOLS, Packet
+
+Test = Callable[[Packet, Machine], Answer]
+_PROTO = PROTOCOLS | {
+    "ipv6-icmp": 58,
+    "icmp6": 58,
+    "ipencap": 4,
+    "all": 0,
+    "0": 0,
+    "udplite": 136,
+    "igmp": 2,
+    "ipv6": 41,
+    "vrrp": 112,
+    "ospf": 89,
+}
+
+
+def compile_match(part: XtPart) -> Test:
+    """The question a match asks. Never raises: what cannot be read answers Unknown."""
+    tests: list[Test] = []
+    if part.name == "rpfilter":
+        return _rpfilter(Option("", []), part)
+    module = MODULES.get(part.name)
+    for option in part.options:
+        maker = (module or {}).get(option.name)
+        try:
+            if maker is None:
+                raise ValueError("this match is not understood" if module is None else "this option is not understood")
+            tests.append(_signed(maker(option, part), option.negated))
+        except (ValueError, IndexError, KeyError) as error:
+            tests.append(_unknown(f"-m {part.name or 'ip'} {_text(option)}", str(error) or "not readable"))
+    if not part.options and module is None:
+        return _unknown(f"-m {part.name}", "this match is not understood")
+    if part.name in _IMPLIED and not any(o.name in ("protocol",) for o in part.options):
+        number = _IMPLIED[part.name]
+        tests.insert(0, lambda packet, machine: packet.protocol == number)
+    if len(tests) == 1:
+        return tests[0]
+    return lambda packet, machine: conjunction(test(packet, machine) for test in tests)
+
+
+_IMPLIED = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136, "dccp": 33, "icmp": 1, "icmp6": 58}
+
+
+def conjunction(answers: Iterable[Answer]) -> Answer:
+    """All of them: one No decides, then what is not known, then the product of the chances."""
+    chance, reasons, unknown = 1.0, [], None
+    open_chance = False
+    for answer in answers:
+        if answer is False:
+            return False
+        if isinstance(answer, Unknown):
+            unknown = unknown or answer
+        elif isinstance(answer, Chance):
+            reasons.append(answer.reason)
+            if answer.probability is None:
+                open_chance = True
+            else:
+                chance *= answer.probability
+    if unknown is not None:
+        return unknown
+    if reasons:
+        return Chance(None if open_chance else chance, "; ".join(reasons))
+    return True
+
+
+def _signed(test: Test, negated: bool) -> Test:
+    return (lambda packet, machine: negate(test(packet, machine))) if negated else test
+
+
+def _unknown(text: str, reason: str) -> Test:
+    answer = Unknown(text.strip(), reason)
+    return lambda packet, machine: answer
+
+
+def _text(option: Option) -> str:
+    return ("! " if option.negated else "") + "--" + " ".join([option.name, *option.values])
+
+
+# -- the rule's own words
+
+
+def _prefixes(option: Option, part: XtPart) -> list[tuple[int, int, int]]:
+    return [address.prefix(text) for text in option.values[0].split(",")]
+
+
+def _src(option: Option, part: XtPart) -> Test:
+    ranges = _prefixes(option, part)
+    if len(ranges) == 1:
+        network, mask, _ = ranges[0]
+        return lambda packet, machine: packet.src & mask == network
+    return lambda packet, machine: any(packet.src & mask == network for network, mask, _ in ranges)
+
+
+def _dst(option: Option, part: XtPart) -> Test:
+    ranges = _prefixes(option, part)
+    if len(ranges) == 1:
+        network, mask, _ = ranges[0]
+        return lambda packet, machine: packet.dst & mask == network
+    return lambda packet, machine: any(packet.dst & mask == network for network, mask, _ in ranges)
+
+
+def _protocol(option: Option, part: XtPart) -> Test:
+    word = option.values[0]
+    number = _PROTO[word.lower()] if not word.isdigit() else int(word)
+    return lambda packet, machine: number in (0, packet.protocol)
+
+
+def _interface(name: str) -> Callable[[str], bool]:
+    if name.endswith("+"):
+        start = name[:-1]
+        return lambda dev: dev.startswith(start)
+    return lambda dev: dev == name
+
+
+def _in(option: Option, part: XtPart) -> Test:
+    fits = _interface(option.values[0])
+    return lambda packet, machine: fits(packet.iif if packet.hook in ("prerouting", "input", "forward") else "")
+
+
+def _out(option: Option, part: XtPart) -> Test:
+    fits = _interface(option.values[0])
+    return lambda packet, machine: fits(packet.oif if packet.hook in ("forward", "output", "postrouting") else "")
+
+
+def _yes(option: Option, part: XtPart) -> Test:
+    return lambda packet, machine: True
+
+
+def _no(option: Option, part: XtPart) -> Test:
+    return lambda packet, machine: False
+
+
+# -- ports
+
+
+def port_number(word: str) -> int:
+    """A port as a number or a name of /etc/services that listings use. Raises ValueError."""
+    if word.isdigit():
+        value = int(word)
+    else:
+        value = _SERVICES.get(word, -1)
+    if not 0 <= value <= 65535:
+        raise ValueError(f"not a port: {word!r}")
+    return value
+
+
+_SERVICES = {
+    "ssh": 22,
+    "domain": 53,
+    "http": 80,
+    "https": 443,
+    "mdns": 5353,
+    "ntp": 123,
+    "bootps": 67,
+    "bootpc": 68,
+    "dhcpv6-client": 546,
+}
+
+
+def _ports(words: str) -> list[tuple[int, int]]:
+    found = []
+    for word in words.split(","):
+        low, colon, high = word.partition(":")
+        first = port_number(low) if low else 0
+        found.append((first, (port_number(high) if high else 65535) if colon else first))
+    return found
+
+
+def _port_test(option: Option, wanted: str) -> Test:
+    ranges = _ports(option.values[0])
+    low, high = ranges[0]
+    if wanted == "dport" and len(ranges) == 1:
+        return lambda packet, machine: low <= packet.dport <= high
+    if wanted == "sport" and len(ranges) == 1:
+        return lambda packet, machine: low <= packet.sport <= high
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        if packet.protocol not in PORTED:
+            return False
+        values = {"sport": (packet.sport,), "dport": (packet.dport,)}.get(wanted, (packet.sport, packet.dport))
+        return any(a <= value <= b for a, b in ranges for value in values)
+
+    return test
+
+
+def _dport(option: Option, part: XtPart) -> Test:
+    return _port_test(option, "dport")
+
+
+def _sport(option: Option, part: XtPart) -> Test:
+    return _port_test(option, "sport")
+
+
+def _either_port(option: Option, part: XtPart) -> Test:
+    return _port_test(option, "either")
+
+
+_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
+
+
+def _flag_bits(words: str) -> int:
+    bits = 0
+    for word in words.split(","):
+        bits |= _FLAGS[word]
+    return bits
+
+
+def _tcp_flags(option: Option, part: XtPart) -> Test:
+    mask, wanted = _flag_bits(option.values[0]), _flag_bits(option.values[1])
+    return lambda packet, machine: packet.flags & mask == wanted
+
+
+def _syn(option: Option, part: XtPart) -> Test:
+    return lambda packet, machine: packet.flags & 0x17 == 2
+
+
+# -- connection tracking
+
+_STATES = {
+    "NEW": "new",
+    "ESTABLISHED": "established",
+    "RELATED": "related",
+    "INVALID": "invalid",
+    "UNTRACKED": "untracked",
+}
+
+
+def _ctstate(option: Option, part: XtPart) -> Test:
+    wanted = set(option.values[0].split(","))
+    if not wanted <= {*_STATES, "SNAT", "DNAT"}:
+        raise ValueError("not a connection state")
+    states = {_STATES[word] for word in wanted & set(_STATES)}
+    snat, dnat = "SNAT" in wanted, "DNAT" in wanted
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        if packet.state in states:
+            return True
+        connection = packet.connection
+        if connection is None:
+            return False
+        return (snat and connection.snat and connection.translates_source) or (
+            dnat and connection.dnat and connection.translates_destination
+        )
+
+    return test
+
+
+def _ctstatus(option: Option, part: XtPart) -> Test:
+    wanted = set(option.values[0].upper().split(","))
+    if not wanted <= {"NONE", "EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED"}:
+        raise ValueError("not a connection status")
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        connection = packet.connection
+        status: set[str] = set()
+        if connection is not None and packet.state != "new":
+            status = {"CONFIRMED"} | ({"SEEN_REPLY"} if connection.replied or packet.reply else set())
+            status |= {"ASSURED"} if connection.assured else set()
+        return bool(wanted & (status or {"NONE"}))
+
+    return test
+
+
+def _ct_tuple(name: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        if name.endswith("port"):
+            low, high = _ports(option.values[0])[0]
+            return lambda packet, machine: (
+                packet.connection is not None and low <= getattr(packet.connection, name) <= high
+            )
+        network, mask, _ = address.prefix(option.values[0])
+        return lambda packet, machine: (
+            packet.connection is not None and getattr(packet.connection, name) & mask == network
+        )
+
+    return make
+
+
+def _ctdir(option: Option, part: XtPart) -> Test:
+    reply = option.values[0].upper() == "REPLY"
+    return lambda packet, machine: packet.connection is not None and packet.reply == reply
+
+
+def _mark_words(option: Option) -> tuple[int, int]:
+    value, _, mask = option.values[0].partition("/")
+    return int(value, 0), int(mask, 0) if mask else 0xFFFFFFFF
+
+
+def _mark(option: Option, part: XtPart) -> Test:
+    value, mask = _mark_words(option)
+    return lambda packet, machine: packet.mark & mask == value
+
+
+def _connmark(option: Option, part: XtPart) -> Test:
+    value, mask = _mark_words(option)
+    return lambda packet, machine: packet.connection is not None and packet.connection.mark & mask == value
+
+
+# -- addresses and devices
+
+
+def _address_type(end: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        wanted = {word.lower() for word in option.values[0].split(",")}
+        inward = any(o.name == "limit-iface-in" for o in part.options)
+        outward = any(o.name == "limit-iface-out" for o in part.options)
+
+        def test(packet: Packet, machine: Machine) -> Answer:
+            dev = packet.iif if inward else packet.oif if outward else ""
+            if "addr" in machine.stack.missing and "route" in machine.stack.missing:
+                return Unknown(
+                    f"--{end}-type {','.join(sorted(wanted)).upper()}", f"nobody dumped the addresses of {machine.name}"
+                )
+            return machine.fib.type_of(packet.dst if end == "dst" else packet.src, packet.bits, dev) in wanted
+
+        return test
+
+    return make
+
+
+def _physdev(end: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        fits = _interface(option.values[0])
+        return lambda packet, machine: fits(packet.physin if end == "in" else packet.physout)
+
+    return make
+
+
+def _physdev_is(end: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        if end == "bridged":
+            return lambda packet, machine: packet.bridged and bool(packet.physin)
+        return lambda packet, machine: bool(packet.physin if end == "in" else packet.physout)
+
+    return make
+
+
+def _address_range(end: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        first, _, last = option.values[0].partition("-")
+        low, high = address.number(address.canonical(first)), address.number(address.canonical(last or first))
+        return lambda packet, machine: low <= (packet.src if end == "src" else packet.dst) <= high
+
+    return make
+
+
+def _mac_source(option: Option, part: XtPart) -> Test:
+    wanted = option.values[0].lower()
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        if not packet.hardware_source:
+            return Unknown(f"--mac-source {wanted}", "the sender's MAC address is not known")
+        return packet.hardware_source == wanted
+
+    return test
+
+
+def _packet_type(option: Option, part: XtPart) -> Test:
+    wanted = option.values[0].lower()
+    return lambda packet, machine: (
+        ("multicast" if packet.dst >> 28 == 14 and packet.bits == 32 else "unicast") == wanted
+    )
+
+
+def _rpfilter(option: Option, part: XtPart) -> Test:
+    loose = any(o.name == "loose" for o in part.options)
+    inverted = any(o.name == "invert" for o in part.options)
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        by_device, at_all = machine.fib.reverse_path(packet, packet.iif)
+        return (at_all if loose else by_device or packet.iif == "lo") != inverted
+
+    return test
+
+
+# -- chance, sets, state
+
+
+def _statistic(option: Option, part: XtPart) -> Test:
+    mode = option.values[0]
+    if mode == "random":
+        share = float(part.get("probability"))
+        if not 0 <= share <= 1:
+            raise ValueError(f"not a probability: {share}")
+        return lambda packet, machine: (
+            Chance(share, f"a share of {share:.3g} of the packets, at random") if share < 1 else True
+        )
+    if mode != "nth":
+        raise ValueError("not a mode of statistic")
+    every = int(part.get("every"))
+    return lambda packet, machine: Chance(1 / every, f"one packet in {every}")
+
+
+def _match_set(option: Option, part: XtPart) -> Test:
+    name, directions = option.values[0], option.values[1].split(",")
+    return lambda packet, machine: ipset_holds(machine.ruleset.ipsets.get(name), name, directions, packet)
+
+
+def _recent(option: Option, part: XtPart) -> Test:
+    if option.name in ("set", "remove"):
+        return lambda packet, machine: True
+    name = part.get("name", "DEFAULT")
+    by_destination = any(o.name == "rdest" for o in part.options)
+    bounded = any(o.name in ("hitcount", "rttl") for o in part.options)
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        held = (packet.dst if by_destination else packet.src) in machine.recent.get(name, ())
+        if held and bounded:
+            return Chance(None, f"depends on how often {name} saw this address")
+        return held
+
+    return test
+
+
+def _rate(option: Option, part: XtPart) -> Test:
+    reason = f"-m {part.name}: depends on how many packets came before"
+    return lambda packet, machine: Chance(None, reason)
+
+
+def _sockets(option: Option, part: XtPart) -> Test:
+    return _unknown(f"-m {part.name}", "depends on the process that owns the socket")
+
+
+def _owner(option: Option, part: XtPart) -> Test:
+    text = f"-m owner {_text(option)}"
+
+    def test(packet: Packet, machine: Machine) -> Answer:
+        if packet.hook not in ("output", "postrouting") or packet.iif:
+            return False
+        return Unknown(text, "the sending process's user is not known")
+
+    return test
+
+
+_ICMP = {
+    "any": (255, -1), "echo-reply": (0, -1), "pong": (0, -1), "destination-unreachable": (3, -1), "network-unreachable": (3, 0),
+    "host-unreachable": (3, 1), "port-unreachable": (3, 3), "fragmentation-needed": (3, 4), "source-quench": (4, -1), "redirect": (5, -1),
+    "echo-request": (8, -1), "ping": (8, -1), "router-advertisement": (9, -1), "router-solicitation": (10, -1), "time-exceeded": (11, -1),
+    "ttl-exceeded": (11, -1), "parameter-problem": (12, -1), "timestamp-request": (13, -1), "timestamp-reply": (14, -1),
+}  # fmt: skip
+_ICMP6 = {
+    "destination-unreachable": (1, -1), "packet-too-big": (2, -1), "time-exceeded": (3, -1), "ttl-exceeded": (3, -1), "parameter-problem": (4, -1),
+    "echo-request": (128, -1), "ping": (128, -1), "echo-reply": (129, -1), "pong": (129, -1), "router-solicitation": (133, -1),
+    "router-advertisement": (134, -1), "neighbour-solicitation": (135, -1), "neighbor-solicitation": (135, -1),
+    "neighbour-advertisement": (136, -1), "neighbor-advertisement": (136, -1), "redirect": (137, -1),
+}  # fmt: skip
+
+
+def _icmp(names: dict[str, tuple[int, int]], protocol: int) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        word = option.values[0]
+        if word[0].isdigit():
+            kind, _, code = word.partition("/")
+            wanted = (int(kind), int(code) if code else -1)
+        else:
+            wanted = names[word]
+        return lambda packet, machine: (
+            packet.protocol == protocol
+            and (wanted[0] == 255 or packet.icmp_type == wanted[0])
+            and wanted[1] in (-1, packet.icmp_code)
+        )
+
+    return make
+
+
+def _length(option: Option, part: XtPart) -> Test:
+    low, high = _ports(option.values[0])[0]
+    return lambda packet, machine: low <= packet.length <= high
+
+
+def _ttl(how: str) -> Callable[[Option, XtPart], Test]:
+    def make(option: Option, part: XtPart) -> Test:
+        wanted = int(option.values[0])
+        if how == "eq":
+            return lambda packet, machine: packet.ttl == wanted
+        return lambda packet, machine: packet.ttl < wanted if how == "lt" else packet.ttl > wanted
+
+    return make
+
+
+def _dscp(option: Option, part: XtPart) -> Test:
+    wanted = int(option.values[0], 0)
+    return lambda packet, machine: packet.dscp == wanted
+
+
+def _policy(option: Option, part: XtPart) -> Test:
+    wanted = option.values[0]
+    if wanted == "none":
+        return lambda packet, machine: True  # no IPsec policy is part of a dump
+    return _unknown(f"-m policy --pol {wanted}", "IPsec policies are not part of a dump")
+
+
+_PORT_OPTIONS: dict[str, Callable[[Option, XtPart], Test]] = {
+    "dport": _dport,
+    "sport": _sport,
+    "destination-port": _dport,
+    "source-port": _sport,
+}
+_RATE_OPTIONS = ("limit", "limit-burst")
+_HASHLIMIT = (
+    "hashlimit-upto", "hashlimit-above", "hashlimit", "hashlimit-burst", "hashlimit-mode", "hashlimit-name", "hashlimit-htable-expire",
+    "hashlimit-htable-size", "hashlimit-htable-max", "hashlimit-htable-gcinterval", "hashlimit-srcmask", "hashlimit-dstmask",
+    "hashlimit-rate-match", "hashlimit-rate-interval",
+)  # fmt: skip
+
+Maker = Callable[[Option, XtPart], Test]
+MODULES: dict[str, dict[str, Maker]] = {
+    "": {"src": _src, "dst": _dst, "protocol": _protocol, "in": _in, "out": _out, "fragment": _no, "4": _yes, "6": _yes, "ipv4": _yes, "ipv6": _yes},
+    "tcp": _PORT_OPTIONS | {"tcp-flags": _tcp_flags, "syn": _syn},
+    "udp": dict(_PORT_OPTIONS),
+    "udplite": dict(_PORT_OPTIONS),
+    "sctp": dict(_PORT_OPTIONS),
+    "dccp": dict(_PORT_OPTIONS),
+    "multiport": {"dports": _dport, "sports": _sport, "ports": _either_port, "destination-ports": _dport, "source-ports": _sport},
+    "comment": {"comment": _yes},
+    "conntrack": {
+        "ctstate": _ctstate, "ctstatus": _ctstatus, "ctdir": _ctdir, "ctproto": _protocol, "ctorigsrc": _ct_tuple("src"),
+        "ctorigdst": _ct_tuple("dst"), "ctreplsrc": _ct_tuple("reply_src"), "ctrepldst": _ct_tuple("reply_dst"),
+        "ctorigsrcport": _ct_tuple("sport"), "ctorigdstport": _ct_tuple("dport"), "ctreplsrcport": _ct_tuple("reply_sport"),
+        "ctrepldstport": _ct_tuple("reply_dport"),
+    },
+    "state": {"state": _ctstate},
+    "mark": {"mark": _mark},
+    "connmark": {"mark": _connmark},
+    "addrtype": {"src-type": _address_type("src"), "dst-type": _address_type("dst"), "limit-iface-in": _yes, "limit-iface-out": _yes},
+    "statistic": {"mode": _statistic, "probability": _yes, "every": _yes, "packet": _yes},
+    "recent": {
+        "rcheck": _recent, "update": _recent, "set": _recent, "remove": _recent, "name": _yes, "seconds": _yes, "reap": _yes, "mask": _yes,
+        "rsource": _yes, "rdest": _yes, "hitcount": _yes, "rttl": _yes,
+    },
+    "set": {"match-set": _match_set, "return-nomatch": _yes},
+    "physdev": {
+        "physdev-in": _physdev("in"), "physdev-out": _physdev("out"), "physdev-is-in": _physdev_is("in"),
+        "physdev-is-out": _physdev_is("out"), "physdev-is-bridged": _physdev_is("bridged"),
+    },
+    "iprange": {"src-range": _address_range("src"), "dst-range": _address_range("dst")},
+    "icmp": {"icmp-type": _icmp(_ICMP, 1)},
+    "icmp6": {"icmpv6-type": _icmp(_ICMP6, 58)},
+    "mac": {"mac-source": _mac_source},
+    "pkttype": {"pkt-type": _packet_type},
+    "limit": {"limit": _rate, "limit-burst": _yes},
+    "hashlimit": {name: (_rate if name in ("hashlimit-upto", "hashlimit-above", "hashlimit") else _yes) for name in _HASHLIMIT},
+    "connlimit": {"connlimit-above": _rate, "connlimit-upto": _rate, "connlimit-mask": _yes, "connlimit-saddr": _yes, "connlimit-daddr": _yes},
+    "connbytes": {"connbytes": _rate, "connbytes-dir": _yes, "connbytes-mode": _yes},
+    "quota": {"quota": _rate},
+    "owner": {"uid-owner": _owner, "gid-owner": _owner, "socket-exists": _owner, "suppl-groups": _yes},
+    "length": {"length": _length},
+    "ttl": {"ttl-eq": _ttl("eq"), "ttl-lt": _ttl("lt"), "ttl-gt": _ttl("gt")},
+    "hl": {"hl-eq": _ttl("eq"), "hl-lt": _ttl("lt"), "hl-gt": _ttl("gt")},
+    "dscp": {"dscp": _dscp},
+    "nfacct": {"nfacct-name": _yes},
+    "policy": {"pol": _policy, "dir": _yes},
+    "helper": {"helper": _no},
+}  # fmt: skip
+MODULES["ipv6-icmp"] = MODULES["icmpv6"] = MODULES["icmp6"]

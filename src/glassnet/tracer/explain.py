@@ -1,0 +1,280 @@
+"""From a rule, a chain, a route or an address to the API object and field that caused it.
+
+Names of chains are told in three ways: by the comment kube-proxy writes, by the name itself (nftables mode), or by computing the hash of
+every Service port (kube-proxy's iptables names, of both eras; see `proxy.naming`).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+
+from glassnet.net import address
+from glassnet.proxy.naming import Recipe
+from glassnet.ruleset.model import Chain, Rule
+from glassnet.ruleset.parse_iptables import comment_of, parse_rule
+from glassnet.tracer.fib import Decision
+from glassnet.tracer.objects import EndpointRef, Objects, Port, Reference
+from glassnet.tracer.packet import Connection, Step
+
+_ERAS = (Recipe(), Recipe(colon_without_port_name=True))
+_IPTABLES = re.compile(r"KUBE-(SVC|SVL|XLB|FW|EXT|SEP)-([A-Z2-7]{16})").fullmatch
+# kube-proxy's nftables names: KIND-HASH-namespace/service/protocol/port[__address/port]
+_NFT = re.compile(
+    r"(service|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/]+)/([^/]+)/([a-z]+)/([^_]*)(?:__(.+)/(\d+))?"
+).fullmatch
+_NAME = re.compile(r"([a-z0-9.-]+)/([a-z0-9.-]+)(?::([a-z0-9-]*))?")
+ROLES = {
+    "SVC": "all endpoints", "SVL": "endpoints on this node", "XLB": "endpoints on this node (kube-proxy before 1.24)",
+    "FW": "the load balancer's source ranges", "EXT": "traffic from outside", "SEP": "one endpoint",
+    "service": "all endpoints", "external": "traffic from outside", "firewall": "the load balancer's source ranges",
+    "endpoint": "one endpoint", "affinity": "clients bound to one endpoint",
+}  # fmt: skip
+# Chains and tables that no single object asks for: whose they are and what for.
+OWNERS: tuple[tuple[str, str, str], ...] = (
+    (r"KUBE-MARK-MASQ|masquerading", "kube-proxy", "marks packets whose source has to be rewritten (mark 0x4000)"),
+    (r"KUBE-MARK-DROP", "kubelet", "marks packets to be dropped (mark 0x8000)"),
+    (r"KUBE-POSTROUTING", "kube-proxy", "rewrites the source of marked packets"),
+    (r"KUBE-SERVICES|services", "kube-proxy", "sends packets for Service addresses to the chain of their Service"),
+    (r"KUBE-NODEPORTS", "kube-proxy", "node ports, and health checks of load balancers"),
+    (r"KUBE-EXTERNAL-SERVICES", "kube-proxy", "refuses packets to external addresses and node ports without endpoints"),
+    (r"KUBE-FORWARD", "kube-proxy", "accepts forwarded packets that are marked or belong to known connections"),
+    (r"KUBE-PROXY-FIREWALL|firewall-check", "kube-proxy", "drops what loadBalancerSourceRanges does not allow"),
+    (r"KUBE-FIREWALL", "kubelet", "drops martian packets to 127.0.0.0/8"),
+    (r"KUBE-(PROXY|KUBELET)-CANARY", "kube-proxy or kubelet", "a chain to notice that somebody flushed the tables"),
+    (r"cluster-ips-check", "kube-proxy", "refuses packets to ClusterIPs without such a port, drops those to unallocated ones"),
+    (r"(service|nodeport)-endpoints-check|reject-chain", "kube-proxy", "refuses packets to Services without endpoints"),
+    (r"KUBE-ROUTER-.*|KUBE-(POD-FW|NWPLCY)-.*", "kube-router", "network policy"),
+    (r"cali-.*", "Calico", ""),
+    (r"FLANNEL-.*", "flannel", ""),
+    (r"CNI-HOSTPORT-.*|CNI-DN-.*|CNI-SN-.*", "CNI plugin portmap", "host ports of pods"),
+    (r"CNI-FORWARD|CNI-ADMIN", "CNI plugin firewall", ""),
+    (r"CNI-[0-9a-f]{24}", "CNI plugin bridge or ptp", "masquerades what a pod sends outside its network (ipMasq)"),
+    (r"DOCKER.*", "Docker", ""),
+    (r"ufw6?-.*", "ufw", ""),
+    (r"(IN|FWD|FWDI|FWDO|PRE|POST)_.*|(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING)_(ZONES|direct|POLICIES).*", "firewalld", ""),
+)  # fmt: skip
+_OWNERS = [(re.compile(pattern).fullmatch, owner, purpose) for pattern, owner, purpose in OWNERS]
+
+
+def owner_of(chain: Chain) -> tuple[str, str]:
+    """(program, purpose) of a chain that no single object asks for; ("", "") when it is nobody's we know."""
+    table = chain.table
+    if table.tool == "nft" and table.name == "firewalld":
+        return "firewalld", ""
+    if table.tool == "nft" and table.name == "glassnet":
+        return "glassnet", table.comment
+    for match, owner, purpose in _OWNERS:
+        if match(chain.name):
+            return owner, purpose
+    if table.tool == "nft" and table.name == "kube-proxy":
+        return "kube-proxy", table.comment
+    return "", ""
+
+
+class Explainer:
+    """Finds the objects behind what a snapshot holds."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    # -- names of chains
+
+    @cached_property
+    def _services_by_hash(self) -> dict[str, Port]:
+        found = {}
+        for port in self.objects.ports:
+            for recipe in _ERAS:
+                found[recipe.service("", port.text, port.protocol)[1:]] = port
+        return found
+
+    @cached_property
+    def _endpoints_by_hash(self) -> dict[str, tuple[Port, EndpointRef]]:
+        found = {}
+        for port in self.objects.ports:
+            for each in self.endpoints(port):
+                for recipe in _ERAS:
+                    name = recipe.endpoint(port.text, port.protocol, address.with_port(each.ip, each.port))
+                    found[name[len("KUBE-SEP-") :]] = (port, each)
+        return found
+
+    def endpoints(self, port: Port) -> list[EndpointRef]:
+        """Endpoints of a Service port."""
+        return [e for e in self.objects.endpoints.get((port.namespace, port.name), ()) if e.port_name == port.port_name]
+
+    def chain(self, name: str, comment: str = "") -> tuple[Port | None, EndpointRef | None, str]:
+        """(Service port, endpoint, role) of a chain of kube-proxy's."""
+        found = _IPTABLES(name)
+        if found:
+            kind, digits = found[1], found[2]
+            if kind == "SEP":
+                port, endpoint = self._endpoints_by_hash.get(digits, (None, None))
+                return port or self.by_comment(comment), endpoint, ROLES[kind]
+            return self._services_by_hash.get(digits) or self.by_comment(comment), None, ROLES[kind]
+        named = _NFT(name)
+        if named:
+            kind, namespace, service, protocol, port_name, ip, number = named.groups()
+            text = f"{namespace}/{service}:{port_name}" if port_name else f"{namespace}/{service}"
+            port = next((p for p in self.objects.by_text.get(text, ()) if p.protocol.lower() == protocol), None)
+            endpoint = None
+            if ip and port is not None:
+                endpoint = next((e for e in self.endpoints(port) if e.ip == ip and e.port == int(number)), None)
+            return port, endpoint, ROLES[kind]
+        return None, None, ""
+
+    def by_comment(self, comment: str) -> Port | None:
+        """The Service port a comment of kube-proxy's names."""
+        found = _NAME.match(comment)
+        if not found:
+            return None
+        text = f"{found[1]}/{found[2]}:{found[3]}" if found[3] else f"{found[1]}/{found[2]}"
+        ports = self.objects.by_text.get(text, ())
+        return ports[0] if ports else None
+
+    # -- steps of a trace
+
+    def because(self, step: Step) -> list[Reference]:
+        """The objects and fields behind one step of a trace."""
+        if step.rule is not None:
+            return self.rule(step.rule, step)
+        if step.kind == "route" and isinstance(step.fact, Decision):
+            return self.route(step.fact)
+        return []
+
+    def rule(self, rule: Rule, step: Step | None = None) -> list[Reference]:
+        """The objects behind a rule. With the step, those this packet met it for."""
+        comment = rule.comment or self._comment(rule)
+        port, endpoint, _ = self.chain(rule.chain.name, comment)
+        target = _target(step) if step is not None else ""
+        if target:
+            aim, aim_endpoint, _ = self.chain(target, comment)
+            if aim is not None:
+                return self._towards(rule, step, aim, aim_endpoint, target)
+        named = self.by_comment(comment)
+        if endpoint is None and port is not None and isinstance(step, Step) and isinstance(step.fact, Connection):
+            endpoint = self._chosen(port, step.fact)
+        if endpoint is not None and port is not None:
+            return [port.spec("targetPort"), endpoint.reference]
+        if port is not None:
+            return self._inside(rule, port, comment)
+        if named is not None:
+            return self._check(named, comment)
+        return self._cni(rule)
+
+    def _comment(self, rule: Rule) -> str:
+        if rule.text.startswith("-A "):
+            return comment_of(parse_rule(rule.text))
+        return ""
+
+    def _chosen(self, port: Port, connection: Connection) -> EndpointRef | None:
+        ip = address.text_of(connection.reply_src, connection.bits)
+        return next((e for e in self.endpoints(port) if e.ip == ip and e.port == connection.reply_sport), None)
+
+    def _towards(
+        self, rule: Rule, step: Step | None, port: Port, endpoint: EndpointRef | None, target: str
+    ) -> list[Reference]:
+        """A jump to a Service's chain: which of its addresses led there, or which endpoint was chosen."""
+        if endpoint is not None:
+            return [endpoint.reference]
+        if _IPTABLES(rule.chain.name) or _NFT(rule.chain.name):
+            return self._policy(port, target)
+        found = []
+        words = step.packet.rpartition(" > ")[2] if step is not None else ""
+        ip, _, number = words.rpartition(":")
+        for each, where in self.objects.by_address.get(ip.strip("[]"), ()):
+            if each is port or each.text == port.text:
+                found = [port.refer(where, ip), port.spec("port")]
+        if not found and port.node_port and number == str(port.node_port):
+            found = [port.spec("nodePort")]
+        return found or [port.refer("spec.ports", port.port_name)]
+
+    def _policy(self, port: Port, target: str) -> list[Reference]:
+        spec = port.service.get("spec", {})
+        kind = target.split("-")[1] if target.startswith("KUBE-") else target.split("-")[0]
+        if kind in ("SVL", "XLB"):
+            name = "externalTrafficPolicy" if spec.get("externalTrafficPolicy") == "Local" else "internalTrafficPolicy"
+            return [port.refer(f"spec.{name}", spec.get(name, ""))]
+        if kind in ("FW", "firewall"):
+            return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
+        return [port.spec("port")]
+
+    def _inside(self, rule: Rule, port: Port, comment: str) -> list[Reference]:
+        """A rule inside a Service's own chain."""
+        spec = port.service.get("spec", {})
+        text = rule.text
+        if "KUBE-MARK-MASQ" in text or "0x00004000" in text or "16384" in text:
+            if "EXT" in rule.chain.name.split("-") or rule.chain.name.startswith("external-"):
+                return [port.refer("spec.externalTrafficPolicy", spec.get("externalTrafficPolicy", "Cluster"))]
+            return [
+                port.refer("spec.clusterIP", "the client is no pod of this cluster: the answer has to come back here")
+            ]
+        if "recent" in text or "affinity" in text:
+            timeout = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 10800)
+            return [port.refer("spec.sessionAffinity", f"{spec.get('sessionAffinity', '')}, {timeout} s")]
+        if rule.chain.name.startswith(("KUBE-FW", "firewall-")):
+            return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
+        return [port.refer(f"spec.ports[{port.port_name or port.index}]")]
+
+    def _check(self, port: Port, comment: str) -> list[Reference]:
+        """A rule outside the Service's chains that names it in its comment."""
+        spec = port.service.get("spec", {})
+        if "no local endpoints" in comment:
+            return [
+                port.refer("spec.externalTrafficPolicy", spec.get("externalTrafficPolicy", "")),
+                self._without(port, "no endpoint on this node"),
+            ]
+        if "no endpoints" in comment:
+            return [self._without(port, "no endpoint is ready")]
+        if "health check" in comment:
+            return [port.refer("spec.healthCheckNodePort", str(spec.get("healthCheckNodePort", "")))]
+        if "firewall" in comment:
+            return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
+        return [port.refer(f"spec.ports[{port.port_name or port.index}]")]
+
+    def _without(self, port: Port, why: str) -> Reference:
+        count = len(self.endpoints(port))
+        return Reference(
+            "EndpointSlice",
+            port.namespace,
+            port.name,
+            "endpoints",
+            f"{why} (of {count})" if count else f"{why}: there are none",
+        )
+
+    def _cni(self, rule: Rule) -> list[Reference]:
+        """Rules of CNI plugins name the pod's address or, in the comment, its container."""
+        if rule.chain.name not in ("POSTROUTING", "FORWARD") and not rule.chain.name.startswith("CNI-"):
+            return []
+        found = re.search(r"(?:-s |ip saddr )([0-9a-f.:]+)", rule.text)
+        pod = self.objects.pods_by_address.get(found[1].removesuffix("/32")) if found else None
+        if pod is None:
+            return []
+        return [
+            Reference(
+                "Pod",
+                pod["metadata"].get("namespace", ""),
+                pod["metadata"]["name"],
+                "status.podIP",
+                found[1] if found else "",
+            )
+        ]
+
+    def route(self, decision: Decision) -> list[Reference]:
+        """The node whose pods, or the pod, a route is for."""
+        route = decision.route
+        if route is None or not route.length:
+            return []
+        text = address.text_of(route.network, route.bits)
+        for name, cidr in self.objects.pod_ranges():
+            network, mask, bits = address.prefix(cidr)
+            if bits == route.bits and route.network & mask == network and route.length >= mask.bit_count():
+                if route.length == route.bits and text in self.objects.pods_by_address:
+                    break
+                return [Reference("Node", "", name, "spec.podCIDR", cidr)]
+        return self.objects.find_address(text) if route.length == route.bits else []
+
+
+def _target(step: Step) -> str:
+    """The chain a step jumped to."""
+    words = step.action.split()
+    return words[1] if len(words) > 1 and words[0] in ("jump", "goto") else ""
