@@ -22,6 +22,8 @@ COMMANDS = {
     "kubectl": ("glassnet.cli.kubectl", "Run real kubectl with the lab's kubeconfig."),
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
+    "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
+    "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 

@@ -21,11 +21,14 @@ from glassnet.agent.events import EventRecorder
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
 from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.routes import RouteLoop
+from glassnet.agent.snapshots import take
 from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.request import Request
 from glassnet.apiserver.server import MERGE_PATCH, ApiServer
 from glassnet.apiserver.store import Store
+from glassnet.kernel.api import Host
+from glassnet.kernel.archive import write_archive
 from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import control, readiness
@@ -38,6 +41,7 @@ from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
 from glassnet.net.errors import ApiError, LabError
+from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -133,7 +137,9 @@ class Cluster:
         self._start(self._proxies.run())
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
-        self._control = await control.serve(self._lab, {"status": self.status, "proxy": self.switch_proxy})
+        self._control = await control.serve(
+            self._lab, {"status": self.status, "proxy": self.switch_proxy, "snapshot": self.snapshot}
+        )
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
@@ -146,6 +152,21 @@ class Cluster:
         self._settings = msgspec.structs.replace(self._settings, proxy=mode)
         self._lab.write("settings.json", self._settings.to_json())  # a lab that is resumed has it too
         return {"mode": mode, "seconds": seconds}
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Dump every machine and the API objects into a file of the lab; the answer to `glassnet snapshot` names it."""
+        assert self._machines is not None
+        kept = {
+            kind.plural: [json.loads(raw) for _, raw in self.server.store.all(kind)]
+            for kind in kinds.ALL
+            if kind.plural in KEPT
+        }
+        workers = {spec.name for spec in self._topology.of_role("worker")}
+        machines: dict[str, tuple[Host, bool]] = {n: (m, n in workers) for n, m in self._machines.machines.items()}
+        files = await take(machines, kept, utc_now())
+        place = self._lab.path / "snapshot.tar.gz"
+        await asyncio.to_thread(write_archive, str(place), files)
+        return {"file": str(place)}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -15,7 +15,7 @@ from glassnet.ruleset.model import Chain, Rule
 from glassnet.ruleset.parse_iptables import comment_of, parse_rule
 from glassnet.tracer.fib import Decision
 from glassnet.tracer.objects import EndpointRef, Objects, Port, Reference
-from glassnet.tracer.packet import Connection, Step
+from glassnet.tracer.packet import PROTOCOL_NAMES, Connection, Step
 
 _ERAS = (Recipe(), Recipe(colon_without_port_name=True))
 _IPTABLES = re.compile(r"KUBE-(SVC|SVL|XLB|FW|EXT|SEP)-([A-Z2-7]{16})").fullmatch
@@ -23,6 +23,7 @@ _IPTABLES = re.compile(r"KUBE-(SVC|SVL|XLB|FW|EXT|SEP)-([A-Z2-7]{16})").fullmatc
 _NFT = re.compile(
     r"(service|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/]+)/([^/]+)/([a-z]+)/([^_]*)(?:__(.+)/(\d+))?"
 ).fullmatch
+_SET = re.compile(r"@([A-Za-z0-9_./-]+)").search
 _NAME = re.compile(r"([a-z0-9.-]+)/([a-z0-9.-]+)(?::([a-z0-9-]*))?")
 ROLES = {
     "SVC": "all endpoints", "SVL": "endpoints on this node", "XLB": "endpoints on this node (kube-proxy before 1.24)",
@@ -159,7 +160,65 @@ class Explainer:
             return self._inside(rule, port, comment)
         if named is not None:
             return self._check(named, comment)
+        if step is not None and isinstance(step.fact, Connection) and step.fact.translates_destination:
+            return (
+                self._translated(step.fact) if step.action.startswith("destination") else self._masqueraded(step.fact)
+            )
+        if step is not None and rule.chain.table.tool == "nft":
+            return self._element(rule, step) or self._cni(rule)
         return self._cni(rule)
+
+    def _translated(self, connection: Connection) -> list[Reference]:
+        """The Service and the endpoint behind a translation that a shared chain made."""
+        name = PROTOCOL_NAMES.get(connection.protocol, "")
+        port, _ = self.service_at(name, address.text_of(connection.dst, connection.bits), connection.dport)
+        endpoint = self._chosen(port, connection) if port is not None else None
+        return [port.spec("targetPort"), endpoint.reference] if port is not None and endpoint is not None else []
+
+    def _masqueraded(self, connection: Connection) -> list[Reference]:
+        """The Service on whose behalf a source was rewritten."""
+        name = PROTOCOL_NAMES.get(connection.protocol, "")
+        port, where = self.service_at(name, address.text_of(connection.dst, connection.bits), connection.dport)
+        if port is None:
+            return []
+        if where.field == "spec.clusterIP":
+            return [port.refer("spec.clusterIP", "the answer has to come back here")]
+        return [port.refer("spec.externalTrafficPolicy", port.service["spec"].get("externalTrafficPolicy", "Cluster"))]
+
+    def _element(self, rule: Rule, step: Step) -> list[Reference]:
+        """A lookup in a shared set or map: the Service whose address or node port the packet is for."""
+        found = _SET(rule.text)
+        port, where = self._destination(step)
+        if found is None or port is None:
+            return []
+        name, spec = found[1], port.service.get("spec", {})
+        if "no-endpoint" in name:
+            local = spec.get("externalTrafficPolicy") == "Local" and any(e.ready for e in self.endpoints(port))
+            why = "no endpoint on this node" if local else "no endpoint is ready"
+            return [
+                where,
+                self._without(port, why),
+                *([port.refer("spec.externalTrafficPolicy", "Local")] if local else []),
+            ]
+        if "firewall" in name:
+            return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
+        if name == "hairpin-connections":
+            return [port.refer("spec.clusterIP", "a pod reaches itself: the answer has to come back here")]
+        return [where]
+
+    def _destination(self, step: Step) -> tuple[Port | None, Reference]:
+        """The Service port a packet is addressed to, and the field that says so."""
+        protocol, _, words = step.packet.partition(" ")
+        ip, _, number = words.rpartition(" > ")[2].rpartition(":")
+        return self.service_at(protocol, ip.strip("[]"), int(number) if number.isdigit() else 0)
+
+    def service_at(self, protocol: str, ip: str, number: int) -> tuple[Port | None, Reference]:
+        """The Service port that an address and port, or a node port, belongs to, and the field that says so."""
+        for each, where in self.objects.by_address.get(ip, ()):
+            if each.port == number and each.protocol.lower() == protocol:
+                return each, each.refer(where, ip)
+        port = self.objects.by_node_port.get((protocol.upper(), number))
+        return (port, port.spec("nodePort")) if port is not None else (None, Reference("", "", ""))
 
     def _comment(self, rule: Rule) -> str:
         if rule.text.startswith("-A "):

@@ -31,7 +31,7 @@ class Machine:
     ruleset_known: bool = True
     cluster_address: tuple[int, ...] = ()
     source: str = ""
-    conntrack_source: tuple[str, bytes] = ("", b"")
+    tables: list[tuple[str, bytes]] = field(default_factory=list)  # dumps of the connection table: (file, text)
 
     def __post_init__(self) -> None:
         self.fib = Fib(self.stack)

@@ -138,6 +138,13 @@ class Names:
         ordered = [a.text for a in own if a.dev != "lo" and a.dev not in bridges]
         return (known or ordered or texts)[0]
 
+    def _public(self, machine: Machine) -> str:
+        """The address of a node that clients outside use: its ExternalIP where it has one."""
+        for item in self.objects.nodes.get(machine.name, {}).get("status", {}).get("addresses", ()):
+            if item.get("type") == "ExternalIP" and address.canonical(item.get("address", "")):
+                return address.canonical(item["address"])
+        return self._address(machine)
+
     def _pod_port(self, machine: Machine) -> int:
         namespace, _, name = machine.name.partition("/")
         pod = self.objects.pods.get((namespace, name), {})
@@ -181,7 +188,7 @@ class Names:
         if outside and port.node_port:
             nodes = self.world.of_kind(NODE)
             if nodes:
-                return Target(self._address(nodes[0]), port.node_port, protocol, f"node port of Service {port.text}")
+                return Target(self._public(nodes[0]), port.node_port, protocol, f"node port of Service {port.text}")
         if inner:
             return Target(inner[0], port.port, protocol, f"Service {port.text}")
         endpoints = [

@@ -36,7 +36,9 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"bridge-fdb", "bridge-fdb"),
     (r"sysctls?(?:-net|-a)?", "sysctl"),
     (r"ss(?:-.*)?", "listen"),
-    (r"conntrack(?:-l|-list|-extended)?", "conntrack"),
+    (r"conntrack-(?:stats|s)", "conntrack-stats"),
+    (r"conntrack-?6?(?:-l|-list|-extended)?", "conntrack"),
+    (r"nft-hooks", "hooks"),
     (r"xt_recent", "recent"),
     (r"ipset(?:-save)?", "ipset"),
     (r"nft-.*ruleset.*|nft(?:-list)?-?ruleset|nft|nftables|ruleset", "nft"),
@@ -153,7 +155,7 @@ def build_machine(
     seen: set[str] = set()
     listings: dict[str, list[Table]] = {}
     recent: dict[str, set[int]] = {}
-    late: list[tuple[str, bytes]] = []
+    machine_tables: list[tuple[str, bytes]] = []
     for base in sorted(files, key=_preference):
         what, where = kind_of(base), f"{folder}/{base}" if folder else base
         try:
@@ -165,7 +167,9 @@ def build_machine(
             elif what == "recent":
                 recent |= parse_recent(_text(files[base]))
             elif what == "conntrack":
-                late.append((where, files[base]))
+                machine_tables.append((where, files[base]))
+            elif what in ("conntrack-stats", "hooks"):
+                continue
             else:
                 add_part(stack, what, files[base], where)
                 seen.add(what.removesuffix("6"))
@@ -181,8 +185,7 @@ def build_machine(
     machine = Machine(name, kind, stack, ruleset, node, source=folder)
     machine.recent = recent
     machine.ruleset_known = "rules" in seen
-    for where, data in late:
-        _connections(machine, data, where, notes)
+    machine.tables = machine_tables
     return machine
 
 
@@ -263,10 +266,6 @@ def parse_recent(text: str) -> dict[str, set[int]]:
         elif (entry := _RECENT(line)) and name and (text_ := address.canonical(entry[1])):
             found[name].add(address.number(text_))
     return found
-
-
-def _connections(machine: Machine, data: bytes, where: str, notes: list[str]) -> None:
-    machine.conntrack_source = (where, data)
 
 
 def _cluster_notes(world: World) -> None:

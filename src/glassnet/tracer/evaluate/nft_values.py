@@ -144,13 +144,18 @@ def _concat(body: list[Any]) -> Source:
     kinds = tuple(kind for part in parts for kind in part.kinds)
 
     def read(packet: Packet, machine: Machine) -> Any:
-        values = []
+        keys: list[tuple[float, tuple[Any, ...]]] = [(1.0, ())]
+        reason = ""
         for part in parts:
             value = part.read(packet, machine)
-            if value is None or isinstance(value, (Unknown, Spread)):
+            if value is None or isinstance(value, Unknown):
                 return value
-            values.append(value)
-        return tuple(values)
+            if isinstance(value, Spread):
+                reason = value.reason
+                keys = [(share * s, (*key, each)) for share, key in keys for s, each in value.values]
+            else:
+                keys = [(share, (*key, value)) for share, key in keys]
+        return Spread(tuple(keys), reason) if reason else keys[0][1]
 
     return Source(kinds, read)
 
