@@ -23,6 +23,9 @@ COMMANDS = {
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
+    "explain": ("glassnet.cli.explain", "Say whose a chain, a rule or an address is."),
+    "reach": ("glassnet.cli.reach", "Say which pods reach which Services, as a matrix."),
+    "conntrack": ("glassnet.cli.conntrack", "Read the connection table: whose entries, which are wrong, how full."),
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }

@@ -17,7 +17,7 @@ class Machine:
     """A node, a pod or a host outside. `name` as users write it (pods: namespace/name), `node` the node a pod runs on.
 
     `recent` holds the source addresses of xt_recent tables (session affinity in iptables mode), `connections` the dumped entries by
-    either tuple. `ruleset_known` False: nobody dumped the rules.
+    either tuple.
     """
 
     name: str
@@ -28,9 +28,10 @@ class Machine:
     fib: Fib = field(init=False)
     recent: dict[str, set[int]] = field(default_factory=dict)
     connections: dict[tuple[int, int, int, int, int], tuple[Connection, bool]] = field(default_factory=dict)
-    ruleset_known: bool = True
+    broken: tuple[str, ...] = ()  # what is not known of its rules, and why
     cluster_address: tuple[int, ...] = ()
     source: str = ""
+    statistics: str = ""  # what `conntrack -S` printed
     tables: list[tuple[str, bytes]] = field(default_factory=list)  # dumps of the connection table: (file, text)
 
     def __post_init__(self) -> None:

@@ -155,7 +155,9 @@ def build_machine(
     seen: set[str] = set()
     listings: dict[str, list[Table]] = {}
     recent: dict[str, set[int]] = {}
+    broken: list[str] = []
     machine_tables: list[tuple[str, bytes]] = []
+    statistics = ""
     for base in sorted(files, key=_preference):
         what, where = kind_of(base), f"{folder}/{base}" if folder else base
         try:
@@ -168,7 +170,9 @@ def build_machine(
                 recent |= parse_recent(_text(files[base]))
             elif what == "conntrack":
                 machine_tables.append((where, files[base]))
-            elif what in ("conntrack-stats", "hooks"):
+            elif what == "conntrack-stats":
+                statistics = _text(files[base])
+            elif what == "hooks":
                 continue
             else:
                 add_part(stack, what, files[base], where)
@@ -176,7 +180,7 @@ def build_machine(
         except ParseError as error:
             notes.append(f"{error}; {_loss(what, name)}")
             if what in ("iptables", "nft"):
-                listings.setdefault("broken", [])
+                broken.append(where)
     if "link" in seen and "addr" not in seen and any(stack.addresses):
         seen.add("addr")
     ruleset.tables = _combine(listings)
@@ -184,8 +188,8 @@ def build_machine(
     _missing(name, kind, seen, notes)
     machine = Machine(name, kind, stack, ruleset, node, source=folder)
     machine.recent = recent
-    machine.ruleset_known = "rules" in seen
-    machine.tables = machine_tables
+    machine.broken = _unknown_rules(name, kind, "rules" in seen, broken, listings)
+    machine.tables, machine.statistics = machine_tables, statistics
     return machine
 
 
@@ -233,6 +237,17 @@ def _combine(listings: dict[str, list[Table]]) -> list[Table]:
     legacy = [t for key, tables in listings.items() if key != "nft" for t in tables if t.tool == LEGACY]
     found = [saved.pop((table.family, table.name), table) for table in nft]
     return found + list(saved.values()) + legacy
+
+
+def _unknown_rules(
+    name: str, kind: str, seen: bool, broken: list[str], listings: dict[str, list[Table]]
+) -> tuple[str, ...]:
+    """Why rules of a machine are not known: a listing nobody could read, unless another one holds the same; none at all on a node."""
+    if not seen and not broken:
+        return (f"nobody dumped the rules of {name}",) if kind == NODE else ()
+    return tuple(
+        f"{where} cannot be read" for where in broken if not ("nft" in listings and where.endswith((".nft", ".json")))
+    )
 
 
 def _loss(what: str, name: str) -> str:

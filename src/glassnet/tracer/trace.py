@@ -5,11 +5,12 @@ A trace is exact as far as the snapshot goes. What is not known taints the branc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from glassnet.net import address
 from glassnet.tracer import path
+from glassnet.tracer.connections import load_connections
 from glassnet.tracer.machine import NODE, POD, Machine
 from glassnet.tracer.packet import ACK, PORTED, RST, SYN, Branch, Connection, Packet, Step
 from glassnet.tracer.path import Departure, End, Passage
@@ -311,7 +312,7 @@ def _isolated(node: Machine, port: str) -> bool:
     return facts is not None and facts.isolated
 
 
-def _finder(machine: Machine):  # type: ignore[no-untyped-def]
+def _finder(machine: Machine) -> Callable[[Branch], tuple[Connection, bool] | None]:
     """Looks a packet up among the connections of this trace, then (when asked to) those of the dump."""
 
     def find(branch: Branch) -> tuple[Connection, bool] | None:
@@ -324,6 +325,8 @@ def _finder(machine: Machine):  # type: ignore[no-untyped-def]
             if (c.reply_src, c.reply_sport, c.reply_dst, c.reply_dport) == (p.src, p.sport, p.dst, p.dport):
                 return c, True
         if branch.changes.get("existing"):
+            if not machine.connections and machine.tables:
+                machine.connections = load_connections(machine)
             return machine.connections.get((p.protocol, p.src, p.sport, p.dst, p.dport))
         return None
 

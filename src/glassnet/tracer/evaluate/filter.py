@@ -53,6 +53,10 @@ class Filter:
     def run(self, hook: str, branch: Branch, after: Callable[[Branch, str], str] | None = None) -> Iterator[Outcome]:
         """Send a packet through a hook. `after(branch, kind)` is called behind each stage and may end the packet with a reason."""
         branch.packet.hook = hook
+        for reason in self.machine.broken:
+            doubt = f"the rules of {self.machine.name} are not all known: {reason}"
+            if doubt not in branch.doubts:
+                branch.doubts = (*branch.doubts, doubt)
         yield from self._stage(self.stages(hook, branch.packet.bits), 0, branch, after)
 
     def stages(self, hook: str, bits: int) -> list[Stage]:

@@ -397,9 +397,10 @@ def _statistic(option: Option, part: XtPart) -> Test:
         share = float(part.get("probability"))
         if not 0 <= share <= 1:
             raise ValueError(f"not a probability: {share}")
-        return lambda packet, machine: (
-            Chance(share, f"a share of {share:.3g} of the packets, at random") if share < 1 else True
+        fixed: Answer = (
+            Chance(share, f"a share of {share:.3g} of the packets, at random") if 0 < share < 1 else share > 0
         )
+        return lambda packet, machine: fixed
     if mode != "nth":
         raise ValueError("not a mode of statistic")
     every = int(part.get("every"))
