@@ -238,7 +238,7 @@ def plan_command(
     from glassnet.tracer.conntrack_capacity import plan
 
     nodes: dict[str, dict[str, str]] = {"": {}}
-    if maximum is None or snapshot is not None or lab is not None:
+    if maximum is None or snapshot is not None:
         nodes = {m.name: m.stack.sysctls for m in load_world(snapshot, lab).of_kind("node")}
     found = {
         name: plan(sysctls or None, kind=kind, duration=duration, wanted=rate, maximum=maximum, timeout=timeout)
