@@ -161,6 +161,20 @@ class Step(NamedTuple):
     fact: Any = None
 
 
+DOUBTS = (("if it matches: ", "if it does not match: "), ("if: ", "unless: "))
+
+
+def complementary(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """True when two branches differ in the answer to one question alone."""
+    if len(one) != len(other) or not one or one[:-1] != other[:-1]:
+        return False
+    for yes, no in DOUBTS:
+        for first, second in ((one[-1], other[-1]), (other[-1], one[-1])):
+            if first.startswith(yes) and second.startswith(no) and first[len(yes) :] == second[len(no) :]:
+                return True
+    return False
+
+
 class Trail(NamedTuple):
     """Steps as a chain of links: branches share what they have in common."""
 

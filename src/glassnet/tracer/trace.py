@@ -12,7 +12,7 @@ from glassnet.net import address
 from glassnet.tracer import path
 from glassnet.tracer.connections import load_connections
 from glassnet.tracer.machine import NODE, POD, Machine
-from glassnet.tracer.packet import ACK, PORTED, RST, SYN, Branch, Connection, Packet, Step
+from glassnet.tracer.packet import ACK, DOUBTS, PORTED, RST, SYN, Branch, Connection, Packet, Step
 from glassnet.tracer.path import Departure, End, Passage
 from glassnet.tracer.world import World
 
@@ -89,8 +89,10 @@ class Trace:
 
     @property
     def certain(self) -> bool:
-        """False when something on the way is not known."""
-        return not any(way.doubts or way.kind == path.UNKNOWN for way in self.ways)
+        """False when something is not known that the result depends on."""
+        if any(way.result == "unknown" or any(not _question(doubt) for doubt in way.doubts) for way in self.ways):
+            return False
+        return len(self.results) == 1 or not any(way.doubts for way in self.ways)
 
 
 class Tracer:
@@ -305,6 +307,11 @@ class Tracer:
             way.kind = path.DROPPED
             way.detail = f"the answer goes to {end.machine}, which is not the client"
         return way
+
+
+def _question(doubt: str) -> bool:
+    """True for a doubt whose other answer is followed as well."""
+    return doubt.startswith(tuple(start for pair in DOUBTS for start in pair))
 
 
 def _isolated(node: Machine, port: str) -> bool:

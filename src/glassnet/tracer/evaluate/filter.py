@@ -19,7 +19,7 @@ from glassnet.tracer.evaluate.nft_values import Spread
 from glassnet.tracer.evaluate.verdicts import Translation, Verdict
 from glassnet.tracer.evaluate.xt_matches import conjunction
 from glassnet.tracer.machine import Machine
-from glassnet.tracer.packet import Branch, Connection
+from glassnet.tracer.packet import Branch, Connection, complementary
 
 Outcome = tuple[Branch, Verdict]
 _FAMILIES = {32: ("ip", "inet"), 128: ("ip6", "inet")}
@@ -193,6 +193,8 @@ class Filter:
                 yield from self._follow(chain, each, verdict, depth, going)
             if not going:
                 return
+            if len(going) > 1:
+                going = _merged(going)
             for each in going[1:]:
                 yield from self._walk(chain, each, place + 1, depth)
             branch = going[0]
@@ -331,6 +333,25 @@ class Filter:
             fork.add("rule", self.machine.name, words, rule, rule.chain.where, fact=fork.packet.connection)
             found.append((fork, ACCEPTED))
         return found
+
+
+def _merged(branches: list[Branch]) -> list[Branch]:
+    """Branches that go on alike become one: their shares add up, and a question whose answers lead to the same is none."""
+    found: list[Branch] = []
+    for branch in branches:
+        for place, other in enumerate(found):
+            if branch.packet != other.packet:
+                continue
+            if branch.doubts == other.doubts:
+                other.weight += branch.weight
+                break
+            if complementary(branch.doubts, other.doubts):
+                found[place] = other
+                other.doubts = other.doubts[:-1]
+                break
+        else:
+            found.append(branch)
+    return found
 
 
 def _split(branch: Branch, answer: Answer) -> tuple[Branch, Branch | None]:

@@ -499,6 +499,16 @@ def _dscp(option: Option, part: XtPart) -> Test:
     return lambda packet, machine: packet.dscp == wanted
 
 
+def _tos(option: Option, part: XtPart) -> Test:
+    value, _, mask_text = option.values[0].partition("/")
+    wanted, mask = int(value, 0), int(mask_text, 0) if mask_text else 0xFF
+    return lambda packet, machine: packet.dscp << 2 & mask == wanted
+
+
+def _clock(option: Option, part: XtPart) -> Test:
+    return lambda packet, machine: Chance(None, "-m time: depends on when the packet comes")
+
+
 def _policy(option: Option, part: XtPart) -> Test:
     wanted = option.values[0]
     if wanted == "none":
@@ -567,5 +577,12 @@ MODULES: dict[str, dict[str, Maker]] = {
     "nfacct": {"nfacct-name": _yes},
     "policy": {"pol": _policy, "dir": _yes},
     "helper": {"helper": _no},
+    "time": dict.fromkeys(("timestart", "timestop", "datestart", "datestop", "weekdays", "monthdays", "kerneltz", "utc", "contiguous"), _clock),
+    "cpu": {"cpu": _rate},
+    "rt": dict.fromkeys(("rt-type", "rt-segsleft", "rt-len"), _no),
+    "frag": dict.fromkeys(("fragid", "fraglen", "fragfirst", "fragmore", "fraglast", "fragres"), _no),
+    "hbh": {"hbh-len": _no},
+    "dst": {"dst-len": _no},
+    "tos": {"tos": _tos},
 }  # fmt: skip
 MODULES["ipv6-icmp"] = MODULES["icmpv6"] = MODULES["icmp6"]
