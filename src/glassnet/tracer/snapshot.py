@@ -92,7 +92,7 @@ def read_world(files: Mapping[str, bytes], source: str = "") -> World:
 def _objects(world: World, data: bytes, name: str) -> None:
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         world.notes.append(f"{name}: not JSON ({error}): its objects are left out")
         return
     lists: list[Any] = []
