@@ -38,7 +38,6 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"ss(?:-.*)?", "listen"),
     (r"conntrack-(?:stats|s)", "conntrack-stats"),
     (r"conntrack-?6?(?:-l|-list|-extended)?", "conntrack"),
-    (r"nft-hooks", "hooks"),
     (r"xt_recent", "recent"),
     (r"ipset(?:-save)?", "ipset"),
     (r"nft-.*ruleset.*|nft(?:-list)?-?ruleset|nft|nftables|ruleset", "nft"),
@@ -172,8 +171,6 @@ def build_machine(
                 machine_tables.append((where, files[base]))
             elif what == "conntrack-stats":
                 statistics = _text(files[base])
-            elif what == "hooks":
-                continue
             else:
                 add_part(stack, what, files[base], where)
                 seen.add(what.removesuffix("6"))
