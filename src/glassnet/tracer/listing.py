@@ -14,7 +14,9 @@ from glassnet.ruleset.nft_print import rule_text, value_text, verdict_text
 from glassnet.ruleset.parse_nft import decode, expressions
 
 # kube-proxy's nftables names: KIND-HASH-namespace/service/protocol/port[__address/port]
-KUBE_NAME = re.compile(r"(service|local|external|firewall|endpoint|affinity)-([A-Z2-7]{8})-([^_]+)(?:__(.+))?").fullmatch
+KUBE_NAME = re.compile(
+    r"(service|local|external|firewall|endpoint|affinity)-([A-Z2-7]{8})-([^_]+)(?:__(.+))?"
+).fullmatch
 # ours: sticky-cluster-namespace/service[/port]/protocol and endpoint-…__address/port
 OUR_NAME = re.compile(r"(sticky-cluster|sticky-local|endpoint|affinity)-([^_]+/(?:tcp|udp|sctp))(?:__(.+))?").fullmatch
 

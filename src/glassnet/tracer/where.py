@@ -29,7 +29,7 @@ ERAS = (Recipe(), Recipe(colon_without_port_name=True))
 _OWN = re.compile(r"KUBE-(?:SVC|SVL|XLB|FW|EXT|SEP)-([A-Z2-7]{16})").fullmatch
 _SEP = re.compile(r"-[jg] (KUBE-SEP-[A-Z2-7]{16})").search
 _SAID = re.compile(
-    r'-A KUBE-(?:SERVICES|NODEPORTS|EXTERNAL-SERVICES|PROXY-FIREWALL) (?:-d (?P<ip>[0-9a-f.:]+)/\d+ )?.*?-p (?P<protocol>\w+) .*--dport (?P<number>\d+)'
+    r"-A KUBE-(?:SERVICES|NODEPORTS|EXTERNAL-SERVICES|PROXY-FIREWALL) (?:-d (?P<ip>[0-9a-f.:]+)/\d+ )?.*?-p (?P<protocol>\w+) .*--dport (?P<number>\d+)"
     r'|-A KUBE-SV[CL]-\w+ .*-> (?P<endpoint>[^"]+)"'
 ).match
 
@@ -100,7 +100,11 @@ class _Search:
         names = "|".join(map(re.escape, sorted({*self.texts, *self.services} if self._whole() else self.texts)))
         digits, bases = "|".join(self.digits) or "(?!)", "|".join(map(re.escape, self.bases)) or "(?!)"
         self.found = re.compile(rf'KUBE-[A-Z]{{2,3}}-(?:{digits})|(?<![\w./-])(?:{names}):?(?=["\s\\]|$)|-(?:{bases})(?![\w./-])').search  # fmt: skip
-        words = {*self.services, *(key[0] for key in self.entries if len(key) == 3), *(key[0] for key in self.endpoints)}
+        words = {
+            *self.services,
+            *(key[0] for key in self.entries if len(key) == 3),
+            *(key[0] for key in self.endpoints),
+        }
         self.needles = tuple(word.encode() for word in (*words, *(key[1] for key in self.entries if len(key) == 2)))
 
     def _whole(self) -> bool:
@@ -220,7 +224,9 @@ class _Search:
         owner = self._base(found.name)
         if owner is not None:
             because = (owner.refer("spec.sessionAffinity", owner.service.get("spec", {}).get("sessionAffinity", "")),)
-            yield Place(machine.name, SET, f"{table.family} {table.name}", found.name, found.source, found.line, 0, because)
+            yield Place(
+                machine.name, SET, f"{table.family} {table.name}", found.name, found.source, found.line, 0, because
+            )
             for each in listing.elements(found):
                 yield Place(machine.name, ELEMENT, title, each.text, found.source, found.line, 0, because)
             return
@@ -259,7 +265,9 @@ class _Search:
 
     def _may(self, named: Port | None, aimed: Port | None, port: Port) -> bool:
         """Whether a comment or verdict agrees that an address is this port's."""
-        return all(other is None or (other.namespace, other.name) == (port.namespace, port.name) for other in (named, aimed))
+        return all(
+            other is None or (other.namespace, other.name) == (port.namespace, port.name) for other in (named, aimed)
+        )
 
     def _slot(self, each: Element, port: Port) -> list[Reference]:
         """The endpoint an element of a map from slots leads to."""
