@@ -21,6 +21,7 @@ from glassnet.tracer.objects import Objects
 from glassnet.tracer.world import World
 
 __all__ = ["CHANGED", "EXTRA", "INTRUDER", "MISSING", "Deviation", "Drift", "check", "drift"]
+_LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 _FAMILIES = {address.IPV4: "ip", address.IPV6: "ip6"}
 
 
@@ -122,7 +123,7 @@ class _Systems:
         ports = self.ports(machine.name, family)
         for listed in self.listed[machine.name, family]:
             told = self.told[machine.name, family, listed.tool]
-            rules = drift_iptables.agree(self.told.values(), told)
+            rules = drift_iptables.agree(self.told.values(), told, machine.stack.sysctl(_LIBERAL, ""))
             out.deviations += drift_iptables.Comparison(listed, self.cluster, rules, told.colon, ports).run()
             found.append(listed.title)
         key = (machine.name, family)

@@ -80,7 +80,7 @@ class Comparison:
         }
         self.chains: dict[str, tuple[list[str] | None, Reference]] = {}
         self.sets: dict[str, Reference] = {}
-        self.picks: set[str] = {f"pick-{n}" for n in range(1, SMALL + 1)}
+        self.picks: dict[str, Reference] = {f"pick-{n}": GLASSNET for n in range(1, SMALL + 1)}
         for each in ports.values():
             for port in each:
                 self._spell(port, cluster.subject(port.name, port.protocol))
@@ -94,7 +94,8 @@ class Comparison:
         for ip in mine.hairpins:
             self.asked["hairpins"].setdefault((ip, ip), ("", subject))
         self.sets.update(dict.fromkeys(mine.sets, subject))
-        self.picks |= mine.picks
+        for name in mine.picks:
+            self.picks.setdefault(name, subject)
         rules = self._sticky(port)
         self.chains.update({name: (rules.get(name), subject) for name in mine.chains})
 
@@ -112,7 +113,7 @@ class Comparison:
         if name == "allowed-sources":
             end = reader.attributes(reader.attributes(rest)[10])[1]
             first, last = ipaddress.ip_address(key[8:]), ipaddress.ip_address(end[-length:])
-            (network,) = ipaddress.summarize_address_range(first, last)  # type: ignore[type-var]
+            (network,) = ipaddress.summarize_address_range(first, last)
             parts.append(str(first) if first == last else str(network))
         elif key[8:]:
             parts.append(str(int.from_bytes(key[8:12], sys.byteorder)))
@@ -174,13 +175,13 @@ class Comparison:
         cidrs = {(text,) for text in self.cluster.service_cidrs(self.family.name)}
         networks = [ipaddress.ip_network(key[0], strict=False) for key in cidrs | listed.get("service-cidrs", set())]
         covered = {(str(each),) for each in ipaddress.collapse_addresses(networks)}  # type: ignore[type-var]
-        self.asked["service-cidrs"] = {key: ("", GLASSNET) for key in covered}
+        self.asked["service-cidrs"] = dict.fromkeys(covered, ("", GLASSNET))
         if not self.how.node_ports_anywhere:
             mine = {
                 (ip,) for ip in self.cluster.facts(self.machine).addresses if address.family(ip) == self.family.name
             }
             wanted = (listed.get("node-port-ips", set()) & mine) or mine
-            self.asked["node-port-ips"] = {key: ("", GLASSNET) for key in wanted}
+            self.asked["node-port-ips"] = dict.fromkeys(wanted, ("", GLASSNET))
 
     def _seated(
         self, name: str, asked: dict[tuple[str, ...], tuple[str, Reference]]
@@ -209,7 +210,7 @@ class Comparison:
         out: list[Deviation] = []
         wanted: dict[str, tuple[list[str] | None, Reference]] = {
             **{name: (rules, GLASSNET) for name, rules in self._frame().items()},
-            **{name: (self._pick(name), GLASSNET) for name in self.picks},
+            **{name: (self._pick(name), subject) for name, subject in self.picks.items()},
             **self.chains,
         }
         for name, (rules, subject) in wanted.items():
@@ -219,7 +220,7 @@ class Comparison:
                 out += compare.chain(name, [(rule, subject) for rule in rules or [name]], there, True)
         for name, chain in self.table.chains.items():
             if name not in wanted:
-                subject_ = self._of_name(name) or (GLASSNET if _PICK(name) else None)
+                subject_ = self._of_name(name) or self._picker(name)
                 out.append(compare.stray(chain, listing.lines(chain), subject_))
         return out
 
@@ -286,6 +287,17 @@ class Comparison:
             return None
         space, service, *port, protocol = named[2].split("/")
         return self.cluster.subject(f"{space}/{service}:{port[0]}" if port else f"{space}/{service}", protocol.upper())
+
+    def _picker(self, name: str) -> Reference | None:
+        """Whose a ready chain is that nobody asks for: of a Service whose elements lead there."""
+        if not _PICK(name):
+            return None
+        for found in ("services", "local", "node-port-services", "node-port-local"):
+            there = self.table.sets.get(found)
+            for each in listing.elements(there) if there is not None else ():
+                if each.value == f"goto {name}" and (subject := self.cluster.named(each.comment)):
+                    return subject
+        return GLASSNET
 
     def _subject_of(self, text: str) -> Reference | None:
         """Rules of ours have no comments; nothing but a jump to a Service's chain tells whose one is."""

@@ -144,11 +144,13 @@ def _colon(nat: Mapping[str, object], ports: Iterable[ServicePort]) -> bool:
     return votes > 0
 
 
-def agree(told: Iterable[Told], mine: Told) -> Rules:
-    """The options of one machine, where it does not tell one itself with what all the others say."""
+def agree(told: Iterable[Told], mine: Told, liberal: str = "") -> Rules:
+    """The options of one machine, where it does not tell one itself with what all the others say. `liberal`: the sysctl
+    nf_conntrack_tcp_be_liberal, which makes kube-proxy leave INVALID packets alone."""
     others = [each for each in told if each.rules.family == mine.rules.family and each is not mine]
     rules = mine.rules
-    if mine.liberal and (not others or sum(each.liberal for each in others) * 2 >= len(others)):
+    most = not others or sum(each.liberal for each in others) * 2 >= len(others)
+    if mine.liberal and (liberal == "1" or (not liberal and most)):
         rules = replace(rules, drop_invalid=False)
     detectors = {each.rules.detector for each in others}
     if rules.detector is None and not rules.masquerade_all and len(detectors) == 1:
@@ -236,14 +238,14 @@ class Comparison:
         out = []
         if asked - have:
             out.append(Deviation(self.listed.machine, MISSING, compare.title(backend.FIREWALL), KUBE_PROXY, tuple(t for t, _ in wanted)))  # fmt: skip
-        for line in there or ():
-            if (
-                normal(line.text) not in asked
-                and not _KUBELET(line.text)
-                and "block incoming localnet" not in line.text
-            ):
-                out.append(compare.intruder(compare.title(backend.FIREWALL), line))
-        return out
+        foreign = [
+            line
+            for line in there or ()
+            if normal(line.text) not in asked
+            and not _KUBELET(line.text)
+            and "block incoming localnet" not in line.text
+        ]
+        return out + [compare.intruder(compare.title(backend.FIREWALL), line) for line in foreign]
 
     def _jumps(self) -> list[Deviation]:
         """The jumps from the kernel's chains."""

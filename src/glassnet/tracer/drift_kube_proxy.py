@@ -324,6 +324,8 @@ class Comparison:
             return subject
         if each.comment and (subject := self.cluster.named(each.comment)):
             return subject
+        if name == "cluster-ips" and (subject := self._by_address(each.key[0])):
+            return subject
         ports = self.cluster.objects.by_address.get(each.key[0], ())
         if ports and name != "nodeport-ips":
             return ports[0][0].refer()
@@ -331,12 +333,29 @@ class Comparison:
             return self._endpoint_of(each)
         return KUBE_PROXY if name == "nodeport-ips" else None
 
+    def _by_address(self, ip: str) -> Reference | None:
+        """The Service that has an address, as the table's other elements say."""
+        for name in ("service-ips", "no-endpoint-services"):
+            there = self.table.sets.get(name)
+            for each in listing.elements(there) if there is not None else ():
+                if each.key[0] == ip and (subject := self._owner(name, each)):
+                    return Reference("Service", subject.namespace, subject.name, "", subject.value)
+        return None
+
     def _endpoint_of(self, each: Element) -> Reference | None:
+        """The Service port that leads to an endpoint: by the chains that are there, then by the API."""
+        plain = re.escape(each.key[0])
+        leads = re.compile(rf"(?<![\w.:])\[?{plain}\]?(?: \. |:){each.key[3]}(?!\d)").search
+        for chain in self.table.chains.values():
+            subject = self._of_name(chain.name)
+            if subject is not None and any(leads(text) for text in map(_text, listing.lines(chain))):
+                return subject
         for port in self.cluster.objects.ports:
             for endpoint in self.cluster.explainer.endpoints(port):
                 if (endpoint.ip, str(endpoint.port)) == (each.key[0], each.key[3]):
                     return self.cluster.subject(port.text, port.protocol)
-        pod = self.cluster.objects.pods_by_address.get(each.key[0])
-        if pod is not None:
-            return Reference("Pod", pod["metadata"].get("namespace", ""), pod["metadata"]["name"], "status.podIP", each.key[0])  # fmt: skip
         return None
+
+
+def _text(line: Line) -> str:
+    return line.text

@@ -41,7 +41,7 @@ def _ranges(text: str) -> str:
         first, dash, last = word.partition("-")
         try:
             if dash:
-                networks += ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last))  # type: ignore[type-var]
+                networks += ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last))
             else:
                 networks.append(ipaddress.ip_network(word, strict=False))
         except (ValueError, TypeError):

@@ -277,7 +277,7 @@ class _Search:
 
     def _ipset(self, machine: Machine, found: SetObject) -> Iterator[Place]:
         for entry, excluded in found.elements or ():
-            key, text = _ipset_entry(entry)
+            key, text = ipset_entry(entry)
             reason: list[Reference] = []
             if key[:3] in self.entries:
                 port, field = self.entries[key[:3]]
@@ -328,7 +328,7 @@ def _wanted_lines(entries: Mapping[tuple[str, ...], Any]) -> Any:
 _NUMBERS = {number: name for name, number in PROTOCOLS.items()}
 
 
-def _ipset_entry(entry: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
+def ipset_entry(entry: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
     """An entry as a key like those of nft's sets, and as ipset prints it."""
     key: list[str] = []
     words: list[str] = []
