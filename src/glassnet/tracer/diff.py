@@ -282,7 +282,7 @@ class _Machines:
             yield from self._set(table, name, sets[0].get(name), sets[1].get(name))
 
     def _chain(self, old: Chain | None, new: Chain | None) -> Iterator[Change]:
-        chain = new or old
+        chain = old if new is None else new
         assert chain is not None
         where = _title(chain)
         if old is None or new is None:
