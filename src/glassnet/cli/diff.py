@@ -17,7 +17,9 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 @click.command("diff", short_help="Show what changed between two snapshots, by the object whose doing it was.")
 @click.argument("old", metavar="A")
 @click.argument("new", metavar="B")
-@click.option("--flow", default="", metavar='"FROM TO"', help="Trace this request in both, and say where its way changed.")
+@click.option(
+    "--flow", default="", metavar='"FROM TO"', help="Trace this request in both, and say where its way changed."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(old: str, new: str, flow: str, output: str) -> None:
     """Compare two snapshots: objects, rules, elements, routes, links, addresses, sysctls, grouped by the object whose doing each change was.

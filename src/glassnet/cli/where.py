@@ -12,7 +12,9 @@ from glassnet.cli.worlds import load_world, snapshot_options
 
 @click.command("where", short_help="Show everything a Service caused on the nodes.")
 @click.argument("service", metavar="svc/NAME[:PORT]")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NAMESPACE", help="Of names without one.")
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NAMESPACE", help="Of names without one."
+)
 @click.option("-c", "--connections", is_flag=True, help="List every connection to the Service; else they are counted.")
 @snapshot_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -22,7 +22,7 @@ from glassnet.tracer.trace import Request, Trace, Tracer, Way
 from glassnet.tracer.world import World
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
-_NAMED_AFTER = ("services", "pods", "nodes")
+NOBODY = Reference("", "", "")
 # Kinds and fields that change without anybody's doing.
 QUIET_KINDS = frozenset({"leases", "events"})
 QUIET_FIELDS = frozenset({
@@ -46,7 +46,7 @@ class ObjectChange:
 @dataclass(frozen=True, slots=True)
 class Change:
     """Something of a machine that came, went or changed. `what` is rule, chain, order, element, set, ipset, route, …; `subject` the object
-    whose doing it was (Reference("", "", "") when no object is known)."""
+    whose doing it was (NOBODY when no object is known)."""
 
     machine: str
     kind: str
@@ -54,7 +54,7 @@ class Change:
     where: str
     before: tuple[Line, ...] = ()
     after: tuple[Line, ...] = ()
-    subject: Reference = Reference("", "", "")
+    subject: Reference = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ def _plain(reference: Reference) -> Reference:
 # -- objects
 
 
-def _objects(old: Mapping[str, list[dict[str, Any]]], new: Mapping[str, list[dict[str, Any]]]) -> Iterator[ObjectChange]:
+def _objects(
+    old: Mapping[str, list[dict[str, Any]]], new: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[ObjectChange]:
     for kind in sorted(set(old) | set(new)):
         if kind in QUIET_KINDS:
             continue
@@ -199,7 +201,7 @@ class _Finder:
                 found = explainer.objects.find_address(text)
                 if found and found[0].kind in ("Pod", "Node", "Service"):
                     return found[0]
-        return Reference("", "", "")
+        return NOBODY
 
     def of_chain(self, chain: Chain, first: Explainer) -> Reference:
         """The Service a chain is of, else the program."""
@@ -305,9 +307,13 @@ class _Machines:
         more = _beyond(yours, mine)
         groups: dict[Reference, tuple[list[Line], list[Line]]] = {}
         for index in gone:
-            groups.setdefault(_plain(self.finder.of_rule(old, index, self.finder.before)), ([], []))[0].append(mine[index])
+            groups.setdefault(_plain(self.finder.of_rule(old, index, self.finder.before)), ([], []))[0].append(
+                mine[index]
+            )
         for index in more:
-            groups.setdefault(_plain(self.finder.of_rule(new, index, self.finder.after)), ([], []))[1].append(yours[index])
+            groups.setdefault(_plain(self.finder.of_rule(new, index, self.finder.after)), ([], []))[1].append(
+                yours[index]
+            )
         for subject, (removed, added) in groups.items():
             kind = CHANGED if removed and added else REMOVED if removed else ADDED
             yield Change(self.name, kind, "rule", where, tuple(removed), tuple(added), subject)
@@ -327,7 +333,7 @@ class _Machines:
         clients = "dynamic" in found.flags or "timeout" in found.flags
         if old is None or new is None:
             head = (Line(f"{found.kind} {name}", found.source, found.line),)
-            subject = _of_name(name) or Reference("", "", "")
+            subject = _of_name(name) or NOBODY
             yield Change(self.name, REMOVED if new is None else ADDED, "set", where, head if new is None else (), head if old is None else (), subject)  # fmt: skip
         if clients:  # who was a client in the last minutes is nobody's change
             return
@@ -336,7 +342,10 @@ class _Machines:
             one, other = before.get(key), after.get(key)
             if one == other:
                 continue
-            for side, each, explainer, source in ((0, one, self.finder.before, old), (1, other, self.finder.after, new)):
+            for side, each, explainer, source in (
+                (0, one, self.finder.before, old),
+                (1, other, self.finder.after, new),
+            ):
                 if each is not None and source is not None:
                     subject = _plain(self.finder.of_element(name, each, explainer))
                     groups.setdefault(subject, ([], []))[side].append(Line(each.text, source.source, source.line))
@@ -345,7 +354,9 @@ class _Machines:
             yield Change(self.name, kind, "element", where, tuple(removed), tuple(added), subject)
 
     def _ipset(self, name: str, old: SetObject | None, new: SetObject | None) -> Iterator[Change]:
-        before, after = (Counter(_entry(e) for e in each.elements) if each is not None else Counter() for each in (old, new))
+        before, after = (
+            Counter(_entry(e) for e in each.elements) if each is not None else Counter() for each in (old, new)
+        )
         found = new or old
         assert found is not None
         removed = tuple(Line(text, found.source) for text in (before - after).elements())
@@ -364,10 +375,15 @@ class _Machines:
         either = old.missing | new.missing
         if "route" not in either:
             yield from self._routes(old.routes, new.routes)
-            yield from self._plain("rule of routing", [_rule_text(r) for r in old.rules], [_rule_text(r) for r in new.rules])
+            yield from self._plain(
+                "rule of routing", [_rule_text(r) for r in old.rules], [_rule_text(r) for r in new.rules]
+            )
         if "addr" not in either:
             mine, yours = ({(a.text, a.length, a.dev) for a in each.addresses} for each in (old, new))
-            for one, other, explainer in ((mine - yours, (), self.finder.before), ((), yours - mine, self.finder.after)):
+            for one, other, explainer in (
+                (mine - yours, (), self.finder.before),
+                ((), yours - mine, self.finder.after),
+            ):
                 for text, length, dev in sorted((*one, *other)):
                     line = Line(f"{text}/{length} dev {dev}")
                     subject = _plain(self.finder.of_address([text], explainer))
@@ -378,7 +394,7 @@ class _Machines:
             for name in dict.fromkeys((*old.sysctls, *new.sysctls)):
                 values = old.sysctls.get(name), new.sysctls.get(name)
                 if values[0] != values[1] and _lasting(name):
-                    yield _pair(self.name, "sysctl", name, *(f"{name} = {value}" if value is not None else "" for value in values))  # fmt: skip
+                    yield _pair(self.name, "sysctl", name, [f"{name} = {value}" if value is not None else "" for value in values])  # fmt: skip
 
     def _routes(self, old: list[Route], new: list[Route]) -> Iterator[Change]:
         mine, yours = ({(r.table, r.text): r for r in each} for each in (old, new))
@@ -398,14 +414,14 @@ class _Machines:
                 return Reference("Node", "", name)
         if route.length == route.bits:
             return _plain(self.finder.of_address([address.text_of(route.network, route.bits)], explainer))
-        return Reference("", "", "")
+        return NOBODY
 
     def _links(self, old: NetStack, new: NetStack) -> Iterator[Change]:
         for name in dict.fromkeys((*old.links, *new.links)):
             one, other = old.links.get(name), new.links.get(name)
             texts = ["" if link is None else f"{name}: {link.kind or 'link'}, {'up' if link.up else 'down'}, MTU {link.mtu}{f', port of {link.master}' if link.master else ''}" for link in (one, other)]  # fmt: skip
             if texts[0] != texts[1]:
-                yield _pair(self.name, "link", name, *texts)
+                yield _pair(self.name, "link", name, texts)
 
     def _neighbours(self, old: NetStack, new: NetStack) -> Iterator[Change]:
         """Only whether somebody answers: the rest comes and goes by itself."""
@@ -416,19 +432,21 @@ class _Machines:
                 text = address.text_of(key[0], key[1])
                 said = [f"{text} dev {key[2]} {each.state}" if each else "" for each in (one, other)]
                 subject = _plain(self.finder.of_address([text], self.finder.after))
-                yield _pair(self.name, "neighbour", key[2], *said, subject)
+                yield _pair(self.name, "neighbour", key[2], said, subject)
 
     def _plain(self, what: str, old: list[str], new: list[str]) -> Iterator[Change]:
         before, after = Counter(old), Counter(new)
         for text in (before - after).elements():
-            yield _pair(self.name, what, "", text, "")
+            yield _pair(self.name, what, "", [text, ""])
         for text in (after - before).elements():
-            yield _pair(self.name, what, "", "", text)
+            yield _pair(self.name, what, "", ["", text])
 
 
-def _pair(machine: str, what: str, where: str, old: str, new: str, subject: Reference | None = None) -> Change:
+def _pair(machine: str, what: str, where: str, texts: Sequence[str], subject: Reference | None = None) -> Change:
+    """A change from one text to another ("" for nothing)."""
+    old, new = texts
     kind = CHANGED if old and new else REMOVED if old else ADDED
-    return Change(machine, kind, what, where, (Line(old),) if old else (), (Line(new),) if new else (), subject or Reference("", "", ""))  # fmt: skip
+    return Change(machine, kind, what, where, (Line(old),) if old else (), (Line(new),) if new else (), subject or NOBODY)  # fmt: skip
 
 
 def _title(chain: Chain) -> str:
@@ -466,7 +484,9 @@ def _rule_text(rule: RoutingRule) -> str:
 
 def _lasting(name: str) -> bool:
     """False for sysctls that count or measure."""
-    return not name.endswith(("nf_conntrack_count", "stable_secret", ".retrans_time_ms", "random.entropy_avail", "dentry-state"))
+    return not name.endswith(
+        ("nf_conntrack_count", "stable_secret", ".retrans_time_ms", "random.entropy_avail", "dentry-state")
+    )
 
 
 # -- a flow
@@ -481,7 +501,10 @@ def flow_change(old: World, new: World, flow: str) -> FlowChange:
     requests = [_request(world, source, target) for world in (old, new)]
     if all(isinstance(each, GlassnetError) for each in requests):
         raise next(each for each in requests if isinstance(each, GlassnetError))
-    traces = [Tracer(w).trace(each) if isinstance(each, Request) else None for w, each in zip((old, new), requests, strict=True)]
+    traces = [
+        Tracer(w).trace(each) if isinstance(each, Request) else None
+        for w, each in zip((old, new), requests, strict=True)
+    ]
     fault = "; ".join(f"{name}: {each}" for name, each in zip(("before", "after"), requests, strict=True) if isinstance(each, GlassnetError))  # fmt: skip
     results = [_results(each) for each in traces]
     ends = (_ends(traces[0]), _ends(traces[1]))
@@ -506,7 +529,9 @@ def _ends(trace: Trace | None) -> tuple[str, ...]:
     return tuple(sorted({f"{way.kind} {way.machine} {way.packet.text}".strip() for way in trace.ways}))
 
 
-def _parting(old: Trace | None, new: Trace | None, explainers: tuple[Explainer, Explainer]) -> tuple[tuple[str, str], tuple[Reference, ...]]:
+def _parting(
+    old: Trace | None, new: Trace | None, explainers: tuple[Explainer, Explainer]
+) -> tuple[tuple[str, str], tuple[Reference, ...]]:
     """The first step that differs, between the ways of one snapshot that the other has not, and the objects behind it."""
     if old is None or new is None:
         return ("", ""), ()

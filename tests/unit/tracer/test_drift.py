@@ -14,9 +14,11 @@ import pytest
 from glassnet.tracer.drift import CHANGED, EXTRA, INTRUDER, MISSING, Deviation, check, drift
 from glassnet.tracer.snapshot import read_world
 from glassnet.tracer.world import World
-from tests.tracer_worlds import CAPTURES, capture, capture_files
+from tests.tracer_worlds import CAPTURES, capture, capture_files, lone_node, scenarios
+from tests.unit.tracer.test_known_flows import FORMS, tables
 
-OURS = Path(__file__).parents[2] / "data" / "nft" / "glassnet-worker-1.json.gz"
+DATA = Path(__file__).parents[2] / "data"
+OURS = DATA / "nft" / "glassnet-worker-1.json.gz"
 SAVED = {
     "hardway-iptables": "worker-1/iptables-save.txt",
     "hardway-iptables-legacy": "worker-1/iptables-legacy-save.txt",
@@ -65,6 +67,35 @@ def test_our_own_table_does_not_differ() -> None:
     assert (found.deviations, found.compared) == ([], {"worker-1": ["nftables table ip glassnet"]})
 
 
+def kube_proxys_inputs() -> dict[str, dict[str, Any]]:
+    """Objects of the small scenarios, by id."""
+    lines = (gzip.decompress((DATA / "proxy" / f"flows-{mode}.jsonl.gz").read_bytes()) for mode in FORMS)
+    return {row["id"]: row for text in lines for row in map(json.loads, text.splitlines())}
+
+
+INPUTS, SCENARIOS = kube_proxys_inputs(), list(scenarios())
+
+
+@pytest.mark.parametrize("row", SCENARIOS, ids=[row["id"] for row in SCENARIOS])
+def test_what_kube_proxy_wrote_for_all_kinds_of_services_does_not_differ(row: dict[str, Any]) -> None:
+    """Policies, source ranges, hints, session affinity, both families; each in both forms its tool lists it in."""
+    given = INPUTS[row["id"]]
+    name = given["node_name"]
+    meta = {"name": name, "labels": given["topology_labels"]}
+    status = {"addresses": [{"type": "InternalIP", "address": given["node_ip"]}]}
+    for form in FORMS[row["backend"]]:
+        (machine,) = lone_node(tables(row, form), row["local_ips"]).machines.values()
+        machine.name = name
+        world = World({name: machine})
+        world.objects = {
+            "services": given["services"],
+            "endpointslices": given["endpoint_slices"],
+            "nodes": [{"kind": "Node", "metadata": meta, "status": status}],
+        }
+        found = check(world)
+        assert (found.deviations, len(found.compared[name])) == ([], 1)
+
+
 # -- rules
 
 
@@ -108,7 +139,7 @@ def altered(name: str, old: str, new: str, path: str = "") -> list[Deviation]:
     return drift(read_world(files))
 
 
-WEB = "-m comment --comment \"demo/web:http cluster IP\" -m tcp --dport 80 -j KUBE-SVC-XRY76EGRC3BSCIIJ"
+WEB = '-m comment --comment "demo/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-XRY76EGRC3BSCIIJ'
 
 
 def test_an_altered_rule_is_reported_with_both_texts() -> None:
@@ -150,7 +181,11 @@ def test_an_intruder_in_a_services_own_chain_is_about_that_service() -> None:
 def test_a_jump_out_of_its_place_and_rules_behind_the_last_are_reported() -> None:
     jump = '-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\n'
     (found,) = altered("hardway-iptables", jump, "")
-    assert (found.kind, found.where, found.note) == (MISSING, "nat OUTPUT", "no packet gets from OUTPUT to KUBE-SERVICES")
+    assert (found.kind, found.where, found.note) == (
+        MISSING,
+        "nat OUTPUT",
+        "no packet gets from OUTPUT to KUBE-SERVICES",
+    )
     files = {each: data for each, data in one_node("hardway-iptables").items() if "nft-ruleset" not in each}
     lines = files["worker-1/iptables-save.txt"].decode().split("\n")
     moved = next(line for line in lines if WEB in line)
@@ -222,7 +257,9 @@ def test_an_endpoint_of_another_address_is_reported_with_its_service() -> None:
     files = one_node("hardway-nftables")
     listing = json.loads(files["worker-1/nft-ruleset.json"])
     rule = next(
-        item["rule"] for item in listing["nftables"] if item.get("rule", {}).get("chain", "").endswith("-demo/web/tcp/http")
+        item["rule"]
+        for item in listing["nftables"]
+        if item.get("rule", {}).get("chain", "").endswith("-demo/web/tcp/http")
     )
     text = json.dumps(rule)
     (found,) = replaced(text, text.replace("10.200.0.5", "10.200.0.99"), files)
@@ -322,7 +359,8 @@ def test_names_of_the_old_era_are_understood() -> None:
     )
     for ip in ("10.200.0.5", "10.200.0.6", "10.200.1.7", "10.200.2.6"):
         text = text.replace(
-            new.endpoint("demo/web-close:http", "TCP", f"{ip}:8080"), old.endpoint("demo/web-close", "TCP", f"{ip}:8080")
+            new.endpoint("demo/web-close:http", "TCP", f"{ip}:8080"),
+            old.endpoint("demo/web-close", "TCP", f"{ip}:8080"),
         )
     files["worker-1/iptables-save.txt"] = text.encode()
     assert drift(read_world(files)) == []
