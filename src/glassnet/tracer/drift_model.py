@@ -67,7 +67,7 @@ class Cluster:
         found = []
         for body in bodies:
             try:
-                found.append(msgspec.convert(without_nulls(dict(body)), struct))
+                found.append(_convert(body, struct))
             except msgspec.ValidationError as error:
                 meta = body["metadata"]
                 name = f"{meta.get('namespace', '')}/{meta.get('name', '')}".lstrip("/")
@@ -114,6 +114,13 @@ class Cluster:
             if not found[1].replace(".", "").isdigit():
                 return Reference("Service", found[1], found[2], f"spec.ports[{found[3]}]" if found[3] else "", "there is no such object")  # fmt: skip
         return None
+
+
+def _convert(body: Mapping[str, Any], struct: type[Any]) -> Any:
+    try:
+        return msgspec.convert(body, struct)
+    except msgspec.ValidationError:  # a null where nothing should be
+        return msgspec.convert(without_nulls(dict(body)), struct)
 
 
 Wanted = Sequence[tuple[str, Reference]]

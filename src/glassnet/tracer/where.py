@@ -88,7 +88,7 @@ class _Search:
     """What to look for, made once for all machines."""
 
     def __init__(self, objects: Objects, explainer: Explainer, ports: Sequence[Port]) -> None:
-        self.objects, self.explainer, self.ports = objects, explainer, ports
+        self.objects, self.explainer, self.ports = objects, _narrowed(explainer, ports), ports
         self.digits: dict[str, tuple[Port, EndpointRef | None]] = {}
         self.bases: dict[str, Port] = {}
         self.entries: dict[tuple[str, ...], tuple[Port, str]] = {}
@@ -317,6 +317,20 @@ class _Search:
                 reached = self.endpoints.get((entry.reply.src, entry.protocol, str(entry.reply.sport)))
                 because += [reached[1].reference] if reached else []
                 yield Place(machine.name, CONNECTION, "conntrack", entry.text, source, numbers[entry.line - 1], 0, tuple(because))  # fmt: skip
+
+
+def _narrowed(explainer: Explainer, ports: Sequence[Port]) -> Explainer:
+    """An explainer that knows the Services asked for alone: it makes names of chains for them, not for ten thousand."""
+    objects = explainer.objects
+    names = {(port.namespace, port.name) for port in ports}
+    slices = [each for each in objects.of("endpointslices") if _service_of(each) in names]
+    services = [dict(objects.services[name]) for name in names]
+    return Explainer(Objects({**objects.raw, "services": services, "endpointslices": slices}))
+
+
+def _service_of(each: Mapping[str, Any]) -> tuple[str, str]:
+    meta = each["metadata"]
+    return meta.get("namespace", ""), meta.get("labels", {}).get("kubernetes.io/service-name", "")
 
 
 def _wanted_lines(entries: Mapping[tuple[str, ...], Any]) -> Any:

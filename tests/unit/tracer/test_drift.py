@@ -371,3 +371,14 @@ def test_without_objects_nothing_is_compared() -> None:
     found = check(read_world(files))
     assert (found.deviations, found.compared) == ([], {})
     assert found.notes == ["the snapshot holds no Services: there is nothing to compare the nodes with"]
+
+
+@pytest.mark.parametrize("whose", TABLES)
+def test_a_foreign_rule_in_a_chain_of_nft_is_an_intruder(whose: str) -> None:
+    files = one_node("hardway-nftables") if whose == "kube-proxy" else ours()
+    listing = json.loads(files["worker-1/nft-ruleset.json"])
+    match = {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.9.9.9"}
+    rule = {"family": "ip", "table": whose, "chain": "services", "expr": [{"match": match}, {"drop": None}]}
+    listing["nftables"].append({"rule": rule})
+    (found,) = drift(read_world(files | {"worker-1/nft-ruleset.json": json.dumps(listing).encode()}))
+    assert (found.kind, found.where, found.found[0].text) == (INTRUDER, f"{whose} services", "ip saddr 10.9.9.9 drop")
