@@ -37,6 +37,11 @@ class Machine:
     def __post_init__(self) -> None:
         self.fib = Fib(self.stack)
 
+    @property
+    def ruleset_known(self) -> bool:
+        """False when nobody dumped the rules, or a listing could not be read."""
+        return not self.broken
+
     def link(self, name: str) -> Link | None:
         """The link of this name."""
         return self.stack.links.get(name)

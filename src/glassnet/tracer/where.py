@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,10 +294,11 @@ class _Search:
 
     def _connections(self, machine: Machine) -> Iterator[Place]:
         """Entries whose first packet went to an address of the Service, or to a node port of it at the node."""
-        source, data = machine.conntrack_source
-        if not data:
-            return
         pattern = _wanted_lines(self.entries)
+        for source, data in machine.tables:
+            yield from self._table(machine, source, data, pattern)
+
+    def _table(self, machine: Machine, source: str, data: bytes, pattern: Callable[[bytes], object]) -> Iterator[Place]:
         numbers, kept = [], []
         for number, line in enumerate(data.split(b"\n"), 1):
             if pattern(line):

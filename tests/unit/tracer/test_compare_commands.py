@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-
 from tests.tracer_worlds import capture_files, capture_path
 
 

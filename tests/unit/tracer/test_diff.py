@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from tests.tracer_worlds import CAPTURES, capture, capture_files
 
 from glassnet.net.errors import UsageError
 from glassnet.tracer.diff import ADDED, CHANGED, REMOVED, Difference, diff
 from glassnet.tracer.snapshot import read_world
-from tests.tracer_worlds import CAPTURES, capture, capture_files
 
 FLOW = "demo/probe-whdrj svc/demo/web:http"
 

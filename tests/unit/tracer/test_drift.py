@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tracer_worlds import CAPTURES, capture, capture_files, lone_node, scenarios
+from tests.unit.tracer.test_known_flows import FORMS, tables
 
 from glassnet.tracer.drift import CHANGED, EXTRA, INTRUDER, MISSING, Deviation, check, drift
 from glassnet.tracer.snapshot import read_world
 from glassnet.tracer.world import World
-from tests.tracer_worlds import CAPTURES, capture, capture_files, lone_node, scenarios
-from tests.unit.tracer.test_known_flows import FORMS, tables
 
 DATA = Path(__file__).parents[2] / "data"
 OURS = DATA / "nft" / "glassnet-worker-1.json.gz"

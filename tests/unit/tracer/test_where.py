@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.tracer_worlds import CAPTURES, capture, capture_files
 
 from glassnet.net.errors import UsageError
 from glassnet.ruleset.parse_ipset import parse_ipset
@@ -16,7 +17,6 @@ from glassnet.tracer.objects import Objects
 from glassnet.tracer.snapshot import read_world
 from glassnet.tracer.where import CHAIN, CONNECTION, ELEMENT, IPSET, RULE, SET, Place, find_ports, where
 from glassnet.tracer.world import World
-from tests.tracer_worlds import CAPTURES, capture, capture_files
 
 OURS = Path(__file__).parents[2] / "data" / "nft" / "glassnet-worker-1.json.gz"
 IPTABLES = {
