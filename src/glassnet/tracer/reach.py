@@ -93,7 +93,7 @@ def _cell(tracer: Tracer, pod: Machine, port: Port) -> Cell:
     request = Request(
         pod.name, 128 if ":" in text else 32, PROTOCOLS[port.protocol.lower()], address.number(text), port.port
     )
-    return cell_of(tracer.trace(request))
+    return cell_of(tracer.trace(request, recorded=False))
 
 
 def cell_of(trace: Trace) -> Cell:

@@ -110,8 +110,8 @@ class Tracer:
         found.filter.left = self.limit
         return found
 
-    def trace(self, request: Request, replies: bool = True) -> Trace:
-        """Follow a request's packet. Raises KeyError for a machine the world does not have."""
+    def trace(self, request: Request, replies: bool = True, recorded: bool = True) -> Trace:
+        """Follow a request's packet. Without `recorded` ways have no steps, only ends. Raises KeyError for a machine the world does not have."""
         packet = Packet(
             request.bits, request.protocol, request.source, request.dst, request.sport, request.dport,
             icmp_type=8 if request.protocol == 1 else 128 if request.protocol == 58 else 0,
@@ -119,7 +119,7 @@ class Tracer:
         )  # fmt: skip
         if request.protocol not in PORTED:
             packet.sport = packet.dport = 0
-        branch = Branch(packet, changes={"existing": request.existing})
+        branch = Branch(packet, changes={"existing": request.existing}, recorded=recorded)
         machine = self.world.machines[request.machine]
         found = Trace(request)
         if request.entry:
@@ -270,7 +270,7 @@ class Tracer:
             flags=(RST | ACK if end.kind == path.REFUSED else SYN | ACK) if there.protocol == 6 else 0,
         )  # fmt: skip
         changes = {name: value for name, value in end.branch.changes.items() if name not in ("seen", "routed")}
-        branch = Branch(back, 1.0, (), None, changes | {"answer": True})
+        branch = Branch(back, 1.0, (), None, changes | {"answer": True}, end.branch.recorded)
         replies = [
             self._judge(back_end, request) for back_end in self._results(self.passage(machine).send(branch), machine)
         ]
