@@ -19,6 +19,7 @@ import msgspec
 
 from glassnet.kernel.api import NetNs
 from glassnet.kernel.nftrace import Check, Mark
+from glassnet.net import address
 from glassnet.net.errors import LabError
 from glassnet.ruleset.nft_expressions import NETWORK, TRANSPORT
 
@@ -77,7 +78,10 @@ class Sender:
     async def send(self, netns: NetNs) -> str:
         """Send it; what the sender is told: connected, answered, unanswered, refused, timeout, or the name of an errno in small letters."""
         protocol = self.flow.protocol
-        sock = self._socket(netns)
+        try:
+            sock = self._socket(netns)
+        except OSError as error:
+            raise LabError(f"no socket to send from: {error.strerror}") from None
         try:
             async with asyncio.timeout(PATIENCE[protocol]):
                 if protocol == _TCP:
@@ -144,7 +148,8 @@ class Sender:
 
     def _note(self, sock: socket.socket) -> None:
         name = sock.getsockname()
-        self.source = f"{name[0]}:{self.flow.sport}" if self.flow.protocol in (_TCP, _UDP, _SCTP) else name[0]
+        ported = self.flow.protocol in (_TCP, _UDP, _SCTP)
+        self.source = address.with_port(name[0], self.flow.sport) if ported else name[0]
 
     def _packet(self) -> bytes:
         flow = self.flow

@@ -18,7 +18,7 @@ from glassnet.agent.live_sender import Flow, Sender
 from glassnet.kernel.api import Host, NetNs
 from glassnet.kernel.iptables import legacy_tables
 from glassnet.kernel.netns import KernelNetNs
-from glassnet.kernel.nftrace import ANSWER, PACKET, Event, PacketTrace, sweep
+from glassnet.kernel.nftrace import ANSWER, PACKET, Event, PacketTrace
 from glassnet.net.errors import KernelError, LabError
 from glassnet.tracer.live import risen
 
@@ -55,13 +55,6 @@ async def send_traced(machines: Mapping[str, Host], flow: Flow, machine: str, po
         "untraced": untraced,
         "counters": {name: risen(text, after[name]) for name, text in before.items() if name in after},
     }
-
-
-def clean(machines: Mapping[str, Host]) -> None:
-    """Remove the tables of traces that died."""
-    for host in machines.values():
-        with contextlib.suppress(KernelError):
-            sweep(host.netns)
 
 
 def _start(
@@ -124,7 +117,7 @@ def _pod(host: Host, text: str, bits: int) -> Iterator[NetNs]:
                 return
         finally:
             netns.close()
-    raise LabError(f"no network namespace under /run/netns of {host.name} has {text}")
+    raise LabError(f"nobody on {host.name} can send from {text}: no network namespace under /run/netns there has it")
 
 
 def _holds(netns: NetNs, text: str, bits: int) -> bool:

@@ -17,9 +17,7 @@ from glassnet.tracer.machine import POD
 from glassnet.tracer.trace import Request, Trace
 from glassnet.tracer.world import World
 
-DISAGREED = 4  # exit status
 _EPHEMERAL = (40000, 60999)
-_PORTED = (6, 17, 132)
 
 
 class Live:
@@ -29,11 +27,12 @@ class Live:
         if snapshot is not None:
             raise UsageError("--live sends a packet: it needs a running lab or a node, not a --snapshot")
         from glassnet.kernel.nftrace import TABLE
+        from glassnet.lab.state import all_labs
         from glassnet.tracer.snapshot import read_world
 
-        self._lab = lab
-        self.files, self._name = take_files(lab)
-        self.world: World = read_world(self.files, self._name)
+        self._lab, self._in_lab = lab, bool(lab) or any(found.running() for found in all_labs())
+        self.files, name = take_files(lab)
+        self.world: World = read_world(self.files, name)
         without_ours(self.world, TABLE)
 
     def source_port(self, given: int) -> int:
@@ -48,17 +47,16 @@ class Live:
         return live_report(trace, compare(trace, Listings(self.world, self.files), seen), seen)
 
     def _words(self, request: Request, trace: Trace) -> dict[str, Any]:
-        if request.entry:
-            raise UsageError(
-                "--live: FROM must be a pod, a node, or a host of the lab: nobody here can send from another's address"
-            )
         machine = self.world.machines[request.machine]
         own = [a.text for a in machine.stack.addresses if a.scope == "global" and a.bits == request.bits]
         if machine.kind == POD and not own:
             raise UsageError(f"--live: no address of {machine.name} is known")
+        pod = own[0] if machine.kind == POD else ""
+        if request.entry:  # an address that no machine of the world has: a pod's, where nobody told the API objects
+            pod = address.text_of(request.source, request.bits)
         return {
             "machine": machine.node if machine.kind == POD else machine.name,
-            "pod": own[0] if machine.kind == POD else "",
+            "pod": pod,
             "flow": {
                 "bits": request.bits, "protocol": request.protocol, "dst": address.text_of(request.dst, request.bits),
                 "dport": request.dport, "sport": request.sport, "length": request.length, "answers": answers_of(trace),
@@ -66,7 +64,7 @@ class Live:
         }  # fmt: skip
 
     def _asked(self, words: dict[str, Any]) -> dict[str, Any]:
-        if self._name == "lab":
+        if self._in_lab:
             from glassnet.lab.control import ask
             from glassnet.lab.state import running_lab
 
@@ -92,8 +90,8 @@ async def _on_this_machine(words: dict[str, Any]) -> dict[str, Any]:
 def show_live(found: dict[str, Any], request: dict[str, Any], echo: Callable[[str], None] = click.echo) -> None:
     """Print what came of it."""
     machines = found["machines"]
-    port = f":{request['port']}" if request["port"] else ""
-    head = f"live: sent {request['protocol']} {found['source']} → {request['to']}{port}: {found['result']}"
+    target = address.with_port(request["to"], request["port"]) if request["port"] else request["to"]
+    head = f"live: sent {request['protocol']} {found['source']} → {target}: {found['result']}"
     count = f"{found['rules']} rule{'s' * (found['rules'] != 1)} on {len(machines)} machine{'s' * (len(machines) != 1)}"
     echo("")
     if not found["differences"]:
@@ -118,4 +116,4 @@ def show_live(found: dict[str, Any], request: dict[str, Any], echo: Callable[[st
         echo(f"  {name}: no trace ({why})")
 
 
-__all__ = ["DISAGREED", "Live", "show_live"]
+__all__ = ["Live", "show_live"]

@@ -1,6 +1,6 @@
 """The kernel's own trace of chosen packets: a table of ours marks them (`meta nftrace set 1`), events tell each rule they matched.
 
-The table goes with the socket that made it (flag `owner`, Linux 5.12), so a crash leaves none behind; older kernels have `sweep`.
+The table goes with the socket that made it (flag `owner`, Linux 5.12), so a crash leaves none behind; what one leaves on older kernels the next trace removes.
 Sources: include/uapi/linux/netfilter/nf_tables.h (NFTA_TRACE_*), net/netfilter/nf_tables_trace.c.
 """
 
@@ -102,16 +102,8 @@ class PacketTrace:
         self._tables.close()
 
 
-def sweep(netns: NetNs) -> None:
-    """Remove what a trace that died left behind. Raises KernelError."""
-    tables = NfTables(netns)
-    try:
-        _sweep(tables)
-    finally:
-        tables.close()
-
-
 def _sweep(tables: NfTables) -> None:
+    """Remove what a trace that died left behind."""
     for family in (m.IPV4, m.IPV6):
         if tables.table_note(family, TABLE) == NOTE:
             try:
@@ -163,4 +155,4 @@ def _number(parts: dict[int, bytes], kind: int) -> int:
     return int.from_bytes(parts.get(kind, b""), "big")
 
 
-__all__ = ["ANSWER", "NOTE", "PACKET", "TABLE", "Check", "Event", "Mark", "PacketTrace", "decode", "sweep"]
+__all__ = ["ANSWER", "NOTE", "PACKET", "TABLE", "Check", "Event", "Mark", "PacketTrace", "decode"]

@@ -24,7 +24,7 @@ from glassnet.tracer.world import World
 PACKET, ANSWER = "packet", "answer"
 AGREED, DIFFERS, UNTRACED = "agreed", "differs", "no trace"
 _MOST_ANSWERS = 256
-_NO_PROTOCOL = "enoprotoopt"  # ICMP: the other end has no such protocol
+_NO_PROTOCOL = {"enoprotoopt", "eproto"}  # ICMP: the other end has no such protocol
 _UNREACHED = {"timeout", "unanswered", "enetunreach", "ehostunreach", "eacces", "eperm", "einval"}
 _TOLD: dict[str, set[str]] = {  # result of a way -> what a sender may be told then
     "ok": {"connected", "answered"},
@@ -49,12 +49,12 @@ class Seen(NamedTuple):
 @dataclass(slots=True)
 class Observation:
     """What happened to a packet that was sent. `rules`: machine -> direction -> rules in their order, for machines it came by; `risen`: machine -> rules of the legacy
-    tables that counted packets, as (table, chain, number); `traced`: machines with the trace on; `untraced`: machine -> why the kernel gave no trace there."""
+    tables that counted packets, as (table, rule as written); `traced`: machines with the trace on; `untraced`: machine -> why the kernel gave no trace there."""
 
     source: str
     result: str
     rules: dict[str, dict[str, list[Seen]]] = field(default_factory=dict)
-    risen: dict[str, set[tuple[str, str, int]] | None] = field(default_factory=dict)
+    risen: dict[str, set[tuple[str, str]] | None] = field(default_factory=dict)
     traced: set[str] = field(default_factory=set)
     untraced: dict[str, str] = field(default_factory=dict)
 
@@ -66,8 +66,7 @@ class Observation:
             for name, by in words["events"].items()
         }
         counted = {
-            name: None if found is None else {(t, c, n) for t, c, n in found}
-            for name, found in words["counters"].items()
+            name: None if found is None else {(t, r) for t, r in found} for name, found in words["counters"].items()
         }
         return cls(words["source"], words["result"], rules, counted, set(words["traced"]), dict(words["untraced"]))
 
@@ -144,7 +143,7 @@ def _handles(listing: bytes) -> dict[tuple[str, str, str], list[int]]:
         tables = parse_nft_json(listing)
     except ParseError:
         return {}
-    return {(t.family, t.name, c.name): [each.handle for each in c.rules()] for t in tables for c in t.chains.values()}
+    return {(t.family, t.name, c.name): [each.handle for each in c.raw] for t in tables for c in t.chains.values()}
 
 
 def _written(rule: Rule) -> str:
@@ -179,25 +178,24 @@ def without_ours(world: World, table: str) -> None:
 
 # -- the legacy tables
 
-_COUNTED = re.compile(r"\[(\d+):\d+\] -A (\S+)").match
+_COUNTED = re.compile(r"\[(\d+):\d+\] (-A .*)").match
 
 
-def risen(before: str, after: str) -> list[tuple[str, str, int]] | None:
-    """Rules whose packet counters rose between two listings of iptables-save -c; None when the rules are not the same."""
+def risen(before: str, after: str) -> list[tuple[str, str]] | None:
+    """Rules (table, text) whose packet counters rose between two listings of iptables-save -c; None when the rules are not the same."""
     first, second = list(_counts(before)), list(_counts(after))
-    if [each[:4] for each in first] != [each[:4] for each in second]:
+    if [each[:2] for each in first] != [each[:2] for each in second]:
         return None
-    return [old[:3] for old, new in zip(first, second, strict=True) if new[4] > old[4]]
+    return [old[:2] for old, new in zip(first, second, strict=True) if new[2] > old[2]]
 
 
-def _counts(text: str) -> Iterator[tuple[str, str, int, str, int]]:
-    table, numbers = "", dict[str, int]()
+def _counts(text: str) -> Iterator[tuple[str, str, int]]:
+    table = ""
     for line in text.splitlines():
         if line.startswith("*"):
-            table, numbers = line[1:], {}
+            table = line[1:]
         elif found := _COUNTED(line):
-            numbers[found[2]] = numbers.get(found[2], 0) + 1
-            yield table, found[2], numbers[found[2]], line[found.end() :], int(found[1])
+            yield table, found[2], int(found[1])
 
 
 # -- the comparison
@@ -233,14 +231,14 @@ class _Side:
 
     def compare(self, way: Way) -> Comparison:
         self._direction(PACKET, way.steps)
-        if way.reply is not None and self._answered():
+        if way.reply is not None and self._answered(way):
             self._direction(ANSWER, way.reply.steps)
         self._sender(way)
         return self.result
 
-    def _answered(self) -> bool:
-        """False when the packet had no answer of its protocol: an application need not give one."""
-        if self.seen.result == _NO_PROTOCOL:
+    def _answered(self, way: Way) -> bool:
+        """False when the packet had no answer of its protocol: an application need not give one, and some refusals are ICMP errors."""
+        if self.seen.result in _NO_PROTOCOL or (self.seen.result == "refused" and way.packet.protocol == 17):
             return False
         return self.seen.result not in ("timeout", "unanswered") or any(
             by.get(ANSWER) for by in self.seen.rules.values()
@@ -298,7 +296,7 @@ class _Side:
             self.result.untraced[machine] = "legacy tables give no trace, and their counters could not be compared"
             return
         for rule in rules:
-            if (rule.chain.table.name, rule.chain.name, rule.number) in counted:
+            if (rule.chain.table.name, rule.text) in counted:
                 self.result.rules += 1
                 self.result.machines.add(machine)
             else:
@@ -325,7 +323,7 @@ def _allowed(way: Way, predicted: str) -> set[str]:
     if way.packet.protocol != 6:  # an application need not answer, and errors by ICMP are rationed
         found |= {"timeout", "unanswered"}
     if way.packet.protocol == 132 and predicted in ("ok", "refused"):
-        found |= {"refused", _NO_PROTOCOL}
+        found |= {"refused", *_NO_PROTOCOL}
     return found
 
 
