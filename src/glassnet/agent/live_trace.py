@@ -41,7 +41,7 @@ async def send_traced(machines: Mapping[str, Host], flow: Flow, machine: str, po
         with contextlib.ExitStack() as stack:
             traces, untraced = _start(stack, machines, sender)
             sending = asyncio.create_task(sender.send(netns))
-            await asyncio.wait([sending], timeout=_FIRST)
+            done, _ = await asyncio.wait([sending], timeout=_FIRST)
             await asyncio.sleep(_GRACE)
             events = {name: trace.read() for name, trace in traces.items()}
         after = await _counters(machines, flow.bits)
@@ -50,6 +50,7 @@ async def send_traced(machines: Mapping[str, Host], flow: Flow, machine: str, po
     return {
         "source": sender.source,
         "result": result,
+        "late": not done,
         "events": {name: _by_direction(found) for name, found in events.items() if found},
         "traced": [name for name in traces if name not in untraced],
         "untraced": untraced,

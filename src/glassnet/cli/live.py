@@ -92,6 +92,8 @@ def show_live(found: dict[str, Any], request: dict[str, Any], echo: Callable[[st
     machines = found["machines"]
     target = address.with_port(request["to"], request["port"]) if request["port"] else request["to"]
     head = f"live: sent {request['protocol']} {found['source']} → {target}: {found['result']}"
+    if found["late"] and found["result"] == "connected":
+        head += " by a packet sent again, the first had no answer"
     count = f"{found['rules']} rule{'s' * (found['rules'] != 1)} on {len(machines)} machine{'s' * (len(machines) != 1)}"
     echo("")
     if not found["differences"]:

@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 @dataclass(slots=True)
 class Observation:
     """What happened to a packet that was sent. `rules`: machine -> direction -> rules in their order, for machines it came by; `risen`: machine -> rules of the legacy
-    tables that counted packets, as (table, rule as written); `traced`: machines with the trace on; `untraced`: machine -> why the kernel gave no trace there."""
+    tables that counted packets, as (table, rule as written); `traced`: machines with the trace on; `untraced`: machine -> why the kernel gave no trace there; `late`: what the sender was told, it was told by when TCP had sent again."""
 
     source: str
     result: str
@@ -57,6 +57,7 @@ class Observation:
     risen: dict[str, set[tuple[str, str]] | None] = field(default_factory=dict)
     traced: set[str] = field(default_factory=set)
     untraced: dict[str, str] = field(default_factory=dict)
+    late: bool = False
 
     @classmethod
     def read(cls, words: Mapping[str, Any]) -> Observation:
@@ -68,7 +69,15 @@ class Observation:
         counted = {
             name: None if found is None else {(t, r) for t, r in found} for name, found in words["counters"].items()
         }
-        return cls(words["source"], words["result"], rules, counted, set(words["traced"]), dict(words["untraced"]))
+        return cls(
+            words["source"],
+            words["result"],
+            rules,
+            counted,
+            set(words["traced"]),
+            dict(words["untraced"]),
+            words["late"],
+        )
 
 
 class Difference(NamedTuple):
@@ -240,9 +249,8 @@ class _Side:
         """False when the packet had no answer of its protocol: an application need not give one, and some refusals are ICMP errors."""
         if self.seen.result in _NO_PROTOCOL or (self.seen.result == "refused" and way.packet.protocol == 17):
             return False
-        return self.seen.result not in ("timeout", "unanswered") or any(
-            by.get(ANSWER) for by in self.seen.rules.values()
-        )
+        told = "timeout" if self.seen.late else self.seen.result
+        return told not in ("timeout", "unanswered") or any(by.get(ANSWER) for by in self.seen.rules.values())
 
     def _direction(self, direction: str, steps: Iterable[Step]) -> None:
         by_machine: dict[str, list[Rule]] = {}
@@ -307,7 +315,8 @@ class _Side:
                 return
 
     def _sender(self, way: Way) -> None:
-        told, predicted = self.seen.result, way.result
+        again = self.seen.late and way.packet.protocol == 6  # the first packet, which this is about, had no answer
+        told, predicted = "timeout" if again else self.seen.result, way.result
         if told not in _allowed(way, predicted):
             self.result.differences.append(Difference("", PACKET, 0, f"the sender is told: {predicted}", told))
 
@@ -334,6 +343,7 @@ def live_report(trace: Trace, found: Comparison, seen: Observation) -> dict[str,
         "from": request.machine,
         "source": seen.source,
         "result": seen.result,
+        "late": seen.late,
         "verdict": found.verdict,
         "way": found.way,
         "rules": found.rules,

@@ -136,6 +136,9 @@ def test_what_the_sender_is_told_has_to_fit() -> None:
     rules = [("filter", "FORWARD", 11)]
     listings = Listings(world, {"nft-ruleset.json": LISTING.encode()})
     assert compare(trace, listings, observed(rules, None, "timeout")).verdict == "agreed"
+    assert (
+        compare(trace, listings, observed(rules, None, "connected", late=True)).verdict == "agreed"
+    )  # by a second one
     found = compare(trace, listings, observed(rules, None, "connected"))
     assert [(each.predicted, each.kernel) for each in found.differences] == [
         ("the sender is told: dropped", "connected")
@@ -161,7 +164,7 @@ def test_legacy_rules_are_held_against_their_counters() -> None:
     world = lone_node(parse_iptables(after, "node", "ip", "iptables-legacy"), ["203.0.113.1"])
     trace = predicted(world, "198.51.100.7")
     listings = Listings(world, {})
-    words = {"source": "10.9.9.9:40000", "result": "connected", "untraced": {}, "traced": ["node"]}
+    words = {"source": "10.9.9.9:40000", "result": "connected", "untraced": {}, "traced": ["node"], "late": False}
     words |= {
         "events": {"node": {"packet": []}},
         "counters": {"node": [list(each) for each in risen(before, after) or []]},
