@@ -19,6 +19,8 @@ from glassnet.agent.changes import Writer
 from glassnet.agent.control_plane import ControlPlane
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.live_sender import ask_of
+from glassnet.agent.live_trace import send_traced
 from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.routes import RouteLoop
 from glassnet.agent.snapshots import take
@@ -40,7 +42,7 @@ from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
-from glassnet.net.errors import ApiError, LabError
+from glassnet.net.errors import ApiError, GlassnetError, LabError
 from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
@@ -138,7 +140,8 @@ class Cluster:
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
         self._control = await control.serve(
-            self._lab, {"status": self.status, "proxy": self.switch_proxy, "snapshot": self.snapshot}
+            self._lab,
+            {"status": self.status, "proxy": self.switch_proxy, "snapshot": self.snapshot, "live": self.live},
         )
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
@@ -167,6 +170,14 @@ class Cluster:
         place = self._lab.path / "snapshot.tar.gz"
         await asyncio.to_thread(write_archive, str(place), files)
         return {"file": str(place)}
+
+    async def live(self, flow: dict[str, Any], machine: str, pod: str) -> dict[str, Any]:
+        """Send a packet with the kernel's trace on everywhere; the answer to `glassnet trace --live`."""
+        assert self._machines is not None
+        try:
+            return await send_traced(self._machines.machines, ask_of(flow), machine, pod)
+        except GlassnetError as error:
+            return {"error": str(error)}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -106,7 +106,7 @@ class Tracer:
         """The machine's passage, made once."""
         found = self._passages.get(machine.name)
         if found is None:
-            found = self._passages[machine.name] = Passage(machine, _finder(machine), self.limit)
+            found = self._passages[machine.name] = Passage(machine, _finder(machine), self.limit, self._blocked)
         found.filter.left = self.limit
         return found
 
@@ -210,21 +210,10 @@ class Tracer:
 
     def _into_pod(self, departure: Departure, node: Machine, pod: Machine, device: str) -> Iterator[End]:
         branch, port = departure.branch, self.world.port_of(pod)
-        facts = node.stack.ports.get(port)
-        packet = branch.packet
-        link = node.link(port)
         if departure.bridge and port:
-            lost = ""
-            if port == departure.ingress and not (facts is not None and facts.hairpin):
-                lost = f"bridge {departure.bridge} does not send it back out of {port}, where it came in (hairpin mode is off)"
-            elif facts is not None and facts.state not in ("forwarding", ""):
-                lost = f"port {port} of {departure.bridge} is {facts.state}"
-            elif link is not None and not link.up:
-                lost = f"{port} of {node.name} is down"
-            elif facts is not None and facts.isolated and _isolated(node, departure.ingress):
-                lost = f"ports {departure.ingress} and {port} of {departure.bridge} are isolated from each other"
+            lost = _lost_at_port(node, departure.bridge, departure.ingress, port)
             if lost:
-                packet.hook = ""
+                branch.packet.hook = ""
                 branch.add("bridge", node.name, lost)
                 yield End(branch, node.name, path.DROPPED, lost)
                 return
@@ -234,6 +223,12 @@ class Tracer:
             f"leaves by {departure.dev}" + (f", port {port}," if departure.bridge and port else "") + f" to {pod.name}",
         )
         yield from self._arrive(branch, pod, device, departure.next_hop)
+
+    def _blocked(self, node: Machine, bridge: str, ingress: str, packet: Packet) -> str:
+        """Why a bridge does not switch a packet to the pod it is for, or ""."""
+        found = self.world.neighbour(node, bridge, packet.next_hop, packet.bits)
+        port = self.world.port_of(found[0]) if found is not None and found[0].kind == POD else ""
+        return _lost_at_port(node, bridge, ingress, port) if port else ""
 
     def _nobody(self, departure: Departure, machine: Machine, target: str) -> End:
         branch, dev = departure.branch, departure.dev
@@ -312,6 +307,20 @@ class Tracer:
 def _question(doubt: str) -> bool:
     """True for a doubt whose other answer is followed as well."""
     return doubt.startswith(tuple(start for pair in DOUBTS for start in pair))
+
+
+def _lost_at_port(node: Machine, bridge: str, ingress: str, port: str) -> str:
+    """Why a bridge does not send a packet out of a port (should_deliver of br_forward.c), or ""."""
+    facts, link = node.stack.ports.get(port), node.link(port)
+    if port == ingress and not (facts is not None and facts.hairpin):
+        return f"bridge {bridge} does not send it back out of {port}, where it came in (hairpin mode is off)"
+    if facts is not None and facts.state not in ("forwarding", ""):
+        return f"port {port} of {bridge} is {facts.state}"
+    if link is not None and not link.up:
+        return f"{port} of {node.name} is down"
+    if facts is not None and facts.isolated and _isolated(node, ingress):
+        return f"ports {ingress} and {port} of {bridge} are isolated from each other"
+    return ""
 
 
 def _isolated(node: Machine, port: str) -> bool:
