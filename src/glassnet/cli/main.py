@@ -24,6 +24,8 @@ COMMANDS = {
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
+    "break": ("glassnet.cli.break_", "Make one of the faults that real clusters have."),
+    "mend": ("glassnet.cli.mend", "Undo a fault, exactly."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 
