@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 from itertools import islice
 
@@ -149,8 +150,7 @@ def _entries(pod: str, number: int) -> Iterator[bytes]:
         one = nest(_ORIGINAL, _ends(here, there), _ports(port, b"\0\x35"))
         other = nest(_REPLY, _ends(there, here), _ports(b"\0\x35", port))
         body = b"\x02\0\0\0" + one + other + tail
-        head = (len(body) + 16).to_bytes(4, "little") + (CONNTRACK | _NEW).to_bytes(2, "little")
-        yield head + (1 | _CREATE).to_bytes(2, "little") + bytes(8) + body
+        yield struct.pack("=IHHII", len(body) + 16, CONNTRACK | _NEW, 1 | _CREATE, 0, 0) + body
 
 
 def _ends(source: bytes, destination: bytes) -> bytes:

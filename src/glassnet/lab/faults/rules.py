@@ -86,7 +86,7 @@ async def forward_drop(scene: Scene) -> list[str]:
     argv = [TOOL, "-w", "5", "-P", "FORWARD"]
     await scene.change([*argv, "DROP"], [*argv, policy])
     return [
-        f"{scene.spec.name} drops what it forwards unless a rule accepts it: its pods reach no pod of another node by address",
+        f"{scene.spec.name} drops what it forwards unless a rule accepts it: its pods reach no other pod by address",
         f"glassnet node {scene.spec.name} -- iptables -S FORWARD",
     ]
 
