@@ -46,7 +46,7 @@ FAR = "far"  # a Service with its pod on worker-1
 
 # what faults may change, without counters, and without the hint which lease came last
 STATE = r"""
-nft -s list ruleset; iptables-legacy-save | grep -e ^-A -e KUBE; ip -4 -o addr; ip route show table all
+nft -s list ruleset; iptables-legacy-save | grep -e ^-A -e KUBE; ip -4 -o addr; ip -4 route show table all
 ip rule; bridge -d link; ip -o link | sed 's/ state .*//'
 sysctl net.ipv4.conf.all.rp_filter net.bridge.bridge-nf-call-iptables net.ipv4.ip_forward
 cd /var/lib/cni/networks && grep -r . --exclude='last_*' .; cat /etc/cni/net.d/*; conntrack -L --mark 0x66756c6c | wc -l; true
@@ -245,7 +245,7 @@ def _as_before(place: Place, before: dict[str, str]) -> None:
     while (now := place.state()) != before and time.monotonic() < deadline:
         time.sleep(0.1)
     changed = [line for part in before for line in difflib.ndiff(before[part].splitlines(), now[part].splitlines())]
-    assert not [line for line in changed if not line.startswith(" ")]
+    assert "\n".join(line for line in changed if not line.startswith(" ")) == ""
 
 
 def test_local_policy(place: Place, before: dict[str, str]) -> None:
