@@ -354,13 +354,13 @@ def test_many_at_once_and_in_the_other_mode(place: Place) -> None:
 
 
 def test_a_killed_lab_keeps_faulty_objects_only(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab("--nodes", "2")
-    for fault in ("leaked-ips", "local-policy"):
+    lab = make_lab("--nodes", "1")
+    for fault in ("leaked-ips", "hairpin"):
         lab.glassnet("break", fault)
     directory = Path(lab.env["GLASSNET_STATE"]) / lab.name
     os.kill(json.loads((directory / "process.json").read_text())["pid"], signal.SIGKILL)
     until(lambda: not LabDir(directory).running())
-    lab.glassnet("up", "--nodes", "2")
-    assert set(json.loads((directory / "faults.json").read_text())) == {"local-policy"}
+    lab.glassnet("up", "--nodes", "1")
+    assert set(json.loads((directory / "faults.json").read_text())) == {"hairpin"}
     lab.glassnet("mend", "--all")
     assert "glassnet-faults" not in lab.kubectl("get", "namespaces,pods,services", "-A", "-o", "name")

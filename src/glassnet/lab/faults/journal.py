@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from glassnet.lab.topology import MachineSpec
 from glassnet.net.errors import GlassnetError, LabError
 
 FILE = "faults.json"
-Record = dict[str, Any]  # node, life, told, undo
+Record = dict[str, Any]  # node, told, undo
 
 
 def records(lab: LabDir) -> dict[str, Record]:
@@ -33,7 +32,6 @@ class Faults:
 
     def __init__(self, lab: LabDir, ground: Ground) -> None:
         self._lab, self._ground = lab, ground
-        self._life = secrets.token_hex(8)
         self._busy = asyncio.Lock()
         self._records = {name: record for name, record in records(lab).items() if self._outlived(record)}
         self._write()
@@ -61,7 +59,7 @@ class Faults:
             where = self._records[name]["node"]
             raise LabError(f"{name} is broken already, on {where}; `glassnet mend {name}` first")
         spec = self._worker(node)
-        record: Record = {"node": spec.name, "life": self._life, "told": [], "undo": []}
+        record: Record = {"node": spec.name, "told": [], "undo": []}
         self._records[name] = record
 
         def note(step: Step) -> None:

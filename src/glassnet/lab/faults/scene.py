@@ -177,7 +177,7 @@ class Scene:
         raise LabError(f"pod {NAMESPACE}/{name} does not run on {node}; `glassnet kubectl describe` says why")
 
     async def service(self, **spec: Any) -> dict[str, Any]:
-        """The Service in front of the fault's pods: TCP and UDP port 80."""
+        """The Service in front of the fault's pods: TCP and UDP port 80. Raises LabError when one is there that is no such."""
         ports = [
             {"name": "http", "port": 80, "targetPort": HTTP},
             {"name": "udp", "port": 80, "protocol": "UDP", "targetPort": UDP},
@@ -189,6 +189,10 @@ class Scene:
         await self.object(kinds.NAMESPACE, "", {"metadata": {"name": NAMESPACE}})
         made = await self.object(kinds.SERVICE, NAMESPACE, body)
         found: dict[str, Any] = made["spec"]
+        if odd := [key for key, value in spec.items() if found.get(key) != value]:
+            raise LabError(
+                f"Service {NAMESPACE}/{self.fault} has another {', '.join(odd)}; delete it, then break again"
+            )
         return found
 
     async def try_run(self, *argv: str) -> str:
