@@ -30,6 +30,8 @@ COMMANDS = {
     "reach": ("glassnet.cli.reach", "Say which pods reach which Services, as a matrix."),
     "conntrack": ("glassnet.cli.conntrack", "Read the connection table: whose entries, which are wrong, how full."),
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
+    "break": ("glassnet.cli.break_", "Make one of the faults that real clusters have."),
+    "mend": ("glassnet.cli.mend", "Undo a fault, exactly."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 

@@ -7,7 +7,7 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import control, readiness
 from glassnet.lab.build import Lab, build
+from glassnet.lab.faults.journal import Faults
+from glassnet.lab.faults.scene import Ground
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
 from glassnet.lab.proxies import Proxies
@@ -139,10 +141,10 @@ class Cluster:
         self._start(self._proxies.run())
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
-        self._control = await control.serve(
-            self._lab,
-            {"status": self.status, "proxy": self.switch_proxy, "snapshot": self.snapshot, "live": self.live},
-        )
+        faults = Faults(self._lab, Ground(self._machines.machines, self._topology, self.view, self.api))
+        answers: dict[str, Callable[..., Any]] = {"status": self.status, "proxy": self.switch_proxy}
+        answers |= {"snapshot": self.snapshot, "live": self.live, "break": faults.break_, "mend": faults.mend}
+        self._control = await control.serve(self._lab, answers)
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
