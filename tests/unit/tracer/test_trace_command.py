@@ -239,6 +239,14 @@ def test_a_truncated_listing_taints_its_node(tmp_path: Path) -> None:
     assert "worker-0/iptables-save.txt:" in result.stdout and "cut off" in result.stdout
 
 
+def test_dumps_of_different_times_are_told() -> None:
+    files = dict(capture_files(CAPTURES[0]))
+    name = "worker-1/iptables-save.txt"
+    files[name] = files[name].replace(b" 2026", b" 2025")
+    (note,) = read_world(files).notes
+    assert note.startswith(f"the dumps are of different times: {name} of 2025-11-20")
+
+
 def test_missing_nodes_are_named(tmp_path: Path) -> None:
     files = {name: data for name, data in capture_files(CAPTURES[0]).items() if not name.startswith("worker-2/")}
     result = run("trace", "demo/probe-m7rpp", "svc/demo/web:http", snapshot=archive(tmp_path, files))
