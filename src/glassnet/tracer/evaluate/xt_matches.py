@@ -48,11 +48,25 @@ def compile_match(part: XtPart) -> Test:
     if part.name in _IMPLIED and not any(o.name in ("protocol",) for o in part.options):
         number = _IMPLIED[part.name]
         tests.insert(0, lambda packet, machine: packet.protocol == number)
-    if len(tests) == 1:
-        return tests[0]
+    found = tests[0] if len(tests) == 1 else _all(tests)
+    return _tracked(part, tests, found) if part.name in _TRACKED else found
+
+
+def _all(tests: list[Test]) -> Test:
     return lambda packet, machine: conjunction(test(packet, machine) for test in tests)
 
 
+def _tracked(part: XtPart, tests: list[Test], found: Test) -> Test:
+    """Without a connection these modules say No, negated or not; xt_conntrack's state alone is asked all the same."""
+    by_state = next(
+        (test for test, o in zip(tests, part.options, strict=False) if o.name in ("ctstate", "state")), None
+    )
+    if by_state is None:
+        return lambda packet, machine: packet.connection is not None and found(packet, machine)
+    return lambda packet, machine: (by_state if packet.connection is None else found)(packet, machine)
+
+
+_TRACKED = frozenset(("conntrack", "connmark", "state"))
 _IMPLIED = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136, "dccp": 33, "icmp": 1, "icmp6": 58}
 
 
@@ -267,11 +281,11 @@ def _ctstatus(option: Option, part: XtPart) -> Test:
 
     def test(packet: Packet, machine: Machine) -> Answer:
         connection = packet.connection
-        status: set[str] = set()
-        if connection is not None and packet.state != "new":
+        status: set[str] = set()  # NONE is a mask of no bits: it never matches
+        if connection is not None and (packet.state != "new" or connection.confirmed):
             status = {"CONFIRMED"} | ({"SEEN_REPLY"} if connection.replied or packet.reply else set())
             status |= {"ASSURED"} if connection.assured else set()
-        return bool(wanted & (status or {"NONE"}))
+        return bool(wanted & status)
 
     return test
 
@@ -326,7 +340,10 @@ def _address_type(end: str) -> Callable[[Option, XtPart], Test]:
                 return Unknown(
                     f"--{end}-type {','.join(sorted(wanted)).upper()}", f"nobody dumped the addresses of {machine.name}"
                 )
-            return machine.fib.type_of(packet.dst if end == "dst" else packet.src, packet.bits, dev) in wanted
+            value = packet.dst if end == "dst" else packet.src
+            if packet.bits == 128:
+                return machine.fib.is_of_types6(value, dev, wanted)
+            return machine.fib.type_of(value, packet.bits, dev) in wanted
 
         return test
 
@@ -395,6 +412,7 @@ def _statistic(option: Option, part: XtPart) -> Test:
     mode = option.values[0]
     if mode == "random":
         share = float(part.get("probability"))
+        share = 1 - share if _negated(part, "probability") else share
         if not 0 <= share <= 1:
             raise ValueError(f"not a probability: {share}")
         return lambda packet, machine: (
@@ -403,7 +421,17 @@ def _statistic(option: Option, part: XtPart) -> Test:
     if mode != "nth":
         raise ValueError("not a mode of statistic")
     every = int(part.get("every"))
-    return lambda packet, machine: Chance(1 / every, f"one packet in {every}")
+    nth = 1 - 1 / every if _negated(part, "every") else 1 / every
+    return lambda packet, machine: Chance(nth, f"one packet in {every}")
+
+
+def _negated(part: XtPart, name: str) -> bool:
+    return any(option.name == name and option.negated for option in part.options)
+
+
+def _said(option: Option, part: XtPart) -> Test:
+    """Already part of the answer, its sign as well."""
+    return lambda packet, machine: not option.negated
 
 
 def _match_set(option: Option, part: XtPart) -> Test:
@@ -538,7 +566,7 @@ MODULES: dict[str, dict[str, Maker]] = {
     "mark": {"mark": _mark},
     "connmark": {"mark": _connmark},
     "addrtype": {"src-type": _address_type("src"), "dst-type": _address_type("dst"), "limit-iface-in": _yes, "limit-iface-out": _yes},
-    "statistic": {"mode": _statistic, "probability": _yes, "every": _yes, "packet": _yes},
+    "statistic": {"mode": _statistic, "probability": _said, "every": _said, "packet": _yes},
     "recent": {
         "rcheck": _recent, "update": _recent, "set": _recent, "remove": _recent, "name": _yes, "seconds": _yes, "reap": _yes, "mask": _yes,
         "rsource": _yes, "rdest": _yes, "hitcount": _yes, "rttl": _yes,
