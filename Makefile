@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy soak fuzz-parsers lock clean
+.PHONY: setup up down test check bench bench-proxy bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -26,6 +26,14 @@ bench: setup
 
 bench-proxy: setup
 	@.venv/bin/python -m benchmarks proxy
+
+bench-trace: setup
+	@.venv/bin/python -m benchmarks trace
+
+# Random rules and packets: the tracer against the kernel.
+fuzz-trace:
+	@TESTS=1 scripts/setup.sh
+	@.venv/bin/python -m tests.fuzz_trace --packets 10000
 
 # Ten minutes of churn under load; prints counts of errors.
 soak: setup

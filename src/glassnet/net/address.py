@@ -51,6 +51,9 @@ def with_port(address: str, port: int) -> str:
 
 def number(text: str) -> int:
     """A canonical address as a number, in network order."""
+    if ":" not in text:
+        a, b, c, d = text.split(".")
+        return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
     return int.from_bytes(packed(text))
 
 

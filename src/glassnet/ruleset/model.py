@@ -5,9 +5,24 @@ Rules stay text until somebody looks at them: a node with ten thousand Services 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside: much is made that all stays, and looking through it again and again takes longer than to make it."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
 
 LEGACY, IPTABLES_NFT, NFT = "iptables-legacy", "iptables-nft", "nft"
 

@@ -92,6 +92,13 @@ def _reject(body: Any) -> str:
     )
 
 
+def _log(body: Any) -> str:
+    words = [
+        f'{key} "{value}"' if key == "prefix" else f"{key} {value_text(value)}" for key, value in (body or {}).items()
+    ]
+    return " ".join(["log", *words])
+
+
 def _set(body: Any) -> str:
     if not isinstance(body, dict):
         return f"{{ {value_text(body)} }}"
@@ -183,6 +190,7 @@ _STATEMENTS: dict[str, Any] = {
     "masquerade": _nat("masquerade"),
     "redirect": _nat("redirect"),
     "reject": _reject,
+    "log": _log,
     "set": _set,
     "vmap": lambda body: f"{value_text(body['key'])} vmap {_data(body['data'])}",
     "limit": lambda body: f"limit rate {body.get('rate', '')}/{body.get('per', 'second')}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from glassnet.net.errors import ParseError
-from glassnet.ruleset.model import IPTABLES_NFT, LEGACY, Chain, Option, Rule, Table, XtPart, XtRule
+from glassnet.ruleset.model import IPTABLES_NFT, LEGACY, Chain, Option, Rule, Table, XtPart, XtRule, uncollected
 
 # Base chains and their priorities: include/uapi/linux/netfilter_ipv4.h. nat's output chain is at dstnat, its input at srcnat.
 PRIORITY = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
@@ -53,7 +53,8 @@ def parse_iptables(text: str, source: str = "", family: str = "", tool: str = ""
             "binary data, not a listing of iptables-save", source, text.count("\n", 0, text.index("\0")) + 1
         )
     family, tool = family or _family(text, source), tool or _tool(text)
-    return _Reader(text, source, family, tool).read()
+    with uncollected():
+        return _Reader(text, source, family, tool).read()
 
 
 class _Reader:

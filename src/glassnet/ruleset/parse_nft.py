@@ -12,7 +12,7 @@ import msgspec
 
 from glassnet.net.errors import ParseError
 from glassnet.ruleset import nft_text
-from glassnet.ruleset.model import NFT, Chain, Rule, SetObject, Table
+from glassnet.ruleset.model import NFT, Chain, Rule, SetObject, Table, uncollected
 
 
 class _Rule(msgspec.Struct, gc=False):
@@ -75,13 +75,17 @@ class _Listing(msgspec.Struct, gc=False):
 
 def parse_nft_json(data: bytes, source: str = "") -> list[Table]:
     """Tables of a JSON listing. Raises ParseError with the place where the text is broken or misses what it must have."""
+    with uncollected():
+        return _build(_decoded(data, source), source)
+
+
+def _decoded(data: bytes, source: str) -> list[_Item]:
     try:
-        listing = msgspec.json.decode(data, type=_Listing)
+        return msgspec.json.decode(data, type=_Listing).nftables
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ParseError(_place(str(error), data), source, _line(str(error), data)) from None
     except RecursionError:
         raise ParseError("nested too deeply to be a listing of nft", source) from None
-    return _build(listing.nftables, source)
 
 
 def _build(items: list[_Item], source: str) -> list[Table]:

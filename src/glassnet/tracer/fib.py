@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from glassnet.net import address
 from glassnet.net.tristate import Unknown
-from glassnet.netstack.model import NetStack, NextHop, Route, RoutingRule
+from glassnet.netstack.model import Address, NetStack, NextHop, Route, RoutingRule
 from glassnet.tracer.packet import PROTOCOLS, Packet
 
 _DEFAULT_RULES = ((0, "local"), (32766, "main"), (32767, "default"))
@@ -161,12 +161,22 @@ class Fib:
         for route in self.matches("local", value, bits):
             if not dev or any(hop.dev == dev for hop in route.hops):
                 return route.type
-        if dev and bits == 32:
-            return "unicast"
+        if bits == 32:
+            return "unicast"  # __inet_dev_addr_type asks the local table only
         decision = self.lookup(Question(bits, value))[0]
         if decision.type == "none":
-            return "unreachable" if bits == 128 else "unicast"
-        return decision.type
+            return "unreachable"
+        return "unicast" if dev and decision.type == "local" else decision.type
+
+    def is_of_types6(self, value: int, dev: str, wanted: set[str]) -> bool:
+        """xt_addrtype's match_type6: kinds that the address itself tells must all be so; of those that routes tell, one."""
+        multicast = value >> 120 == 0xFF
+        if ("multicast" in wanted and not multicast) or ("unicast" in wanted and (multicast or not value)):
+            return False
+        if "unspec" in wanted and value:
+            return False
+        by_route = wanted & {"local", "anycast", "unreachable"}
+        return not by_route or self.type_of(value, 128, dev) in by_route
 
     def source_for(self, decision: Decision, dst: int, bits: int) -> int | None:
         """The address a new packet of this machine gets: the route's, or one of the device's (inet_select_addr)."""
@@ -179,7 +189,12 @@ class Fib:
         return self.select_address(decision.dev, target, bits)
 
     def select_address(self, dev: str, target: int, bits: int) -> int | None:
-        """The address of `dev` for packets to `target`: one whose subnet holds it, else its first, else another device's."""
+        """The address of `dev` for packets to `target`: one whose subnet holds it, else its first, else another device's.
+
+        IPv6 has rules of its own: see `select_address6`.
+        """
+        if bits == 128:
+            return select_address6([a for a in self.stack.addresses if a.bits == 128], dev, target)
         own = [a for a in self.stack.addresses if a.dev == dev and a.bits == bits and a.scope in ("global", "site")]
         for item in own:
             if not (item.value ^ target) >> (bits - item.length):
@@ -189,15 +204,53 @@ class Fib:
         others = (a for a in self.stack.addresses if a.bits == bits and a.scope in ("global", "site"))
         return next((a.value for a in others), None)
 
-    def reverse_path(self, packet: Packet, dev: str) -> tuple[bool, bool]:
-        """(some route leads back to the source by `dev`, some route leads back at all): fib_validate_source."""
-        found = self.lookup(Question(packet.bits, packet.src, packet.dst))
-        answers = [d for d in found if d.type in ("unicast", "local")]
-        return any(self._back_by(d, dev) for d in answers), bool(answers)
+    def reverse_path(self, packet: Packet, dev: str, local: bool = False) -> tuple[bool, bool]:
+        """(some route leads back to the source by `dev`, some route leads back at all): fib_validate_source.
 
-    def _back_by(self, decision: Decision, dev: str) -> bool:
-        hops = decision.route.hops if decision.route else ()
-        return decision.type == "unicast" and any(hop.dev == dev for hop in hops)
+        `local`: an address of the machine itself on that device counts, as it does where accept_local lets it in.
+        """
+        kinds = ("unicast", "local") if local else ("unicast",)
+        answers = [d for d in self.lookup(Question(packet.bits, packet.src, packet.dst)) if d.type in kinds]
+        return any(_has_hop(d, dev) for d in answers), bool(answers)
+
+
+def _has_hop(decision: Decision, dev: str) -> bool:
+    return decision.route is not None and any(hop.dev == dev for hop in decision.route.hops)
+
+
+# Labels of RFC 6724 as the kernel has them (net/ipv6/addrlabel.c), longest prefix first.
+_LABELS = tuple((address.prefix(text)[0], address.prefix(text)[1], label) for text, label in (
+    ("::1/128", 0), ("::/96", 3), ("2001::/32", 6), ("2001:10::/28", 7), ("2002::/16", 2), ("3ffe::/16", 12),
+    ("fec0::/10", 11), ("fc00::/7", 5), ("::/0", 1),
+))  # fmt: skip
+
+
+def _label(value: int) -> int:
+    return next(label for network, mask, label in _LABELS if value & mask == network)
+
+
+def _scope(value: int) -> int:
+    return 2 if value == 1 or value >> 118 == 0x3FA else 14
+
+
+def select_address6(own: list[Address], dev: str, target: int) -> int | None:
+    """The source for an IPv6 destination (ipv6_dev_get_saddr, RFC 6724): of all devices' addresses, the first of the best."""
+    wanted, label = _scope(target), _label(target)
+
+    def rank(item: Address) -> tuple[object, ...]:
+        scope = _scope(item.value)
+        common = min(128 - (item.value ^ target).bit_length(), item.length)
+        return (
+            item.value == target,
+            -scope if scope >= wanted else scope - 128,
+            item.dev == dev,
+            _label(item.value) == label,
+            common,
+        )
+
+    if wanted == 2 and target != 1:
+        own = [item for item in own if item.dev == dev]
+    return max(own, key=rank).value if own else None
 
 
 def _leaves_by(route: Route, dev: str) -> bool:

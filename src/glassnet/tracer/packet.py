@@ -55,6 +55,7 @@ class Connection:
     assured: bool = False
     random_port: bool = False  # the source port is the kernel's choice
     known: bool = False  # taken from a dump of the table
+    confirmed: bool = False  # in the table: its first packet left the hooks once
 
     def copy(self) -> Connection:
         """One of its own for another branch."""

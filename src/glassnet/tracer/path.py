@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from glassnet.net import address
 from glassnet.tracer.evaluate import verdicts as v
-from glassnet.tracer.evaluate.filter import Filter
+from glassnet.tracer.evaluate.filter import Filter, routing_key
 from glassnet.tracer.evaluate.verdicts import Verdict
 from glassnet.tracer.fib import Decision, Question, hop_text
 from glassnet.tracer.machine import Machine
@@ -96,7 +96,7 @@ class Passage:
                 yield End(branch, self.name, UNKNOWN, f"no address of {self.name} to send from is known")
                 return
             packet.src = found
-        if _loopback(packet.src, packet.bits) and packet.oif != "lo" and not self._localnet(packet.oif):
+        if self._strays(packet):
             yield End(
                 branch,
                 self.name,
@@ -105,28 +105,30 @@ class Passage:
                 True,
             )
             return
-        branch.changes["routed"] = (packet.dst, packet.mark, packet.src)
         for each, verdict in self.filter.run("output", branch, self._reroute):
+            each.packet.oif = each.changes.pop("oif", each.packet.oif)
             if verdict.kind != v.ACCEPT:
                 yield self._ended(each, verdict, "output")
             else:
                 yield from self._post(each)
 
     def _reroute(self, branch: Branch, kind: str) -> str:
-        """ip_route_me_harder: a new decision after mangle or nat changed what the old one was made for."""
+        """ip_route_me_harder: a new decision after mangle or nat changed what the old one was made for.
+
+        Rules that follow at this hook still see the old device: nf_hook_state is made once.
+        """
         packet = branch.packet
-        if kind not in ("nat", "route") or branch.changes.get("routed") == (packet.dst, packet.mark, packet.src):
+        if kind == "route":
+            if branch.changes.pop("before", None) == routing_key(packet):
+                return ""
+        elif kind != "nat" or not _redirected(packet):
             return ""
-        branch.changes["routed"] = (packet.dst, packet.mark, packet.src)
-        decision = self.machine.fib.lookup(Question.of(packet))[0]
+        decision, before = self.machine.fib.lookup(Question.of(packet))[0], packet.oif
         lost = self._take(branch, decision, "output again, after the change")
-        if (
-            lost is None
-            and _loopback(packet.src, packet.bits)
-            and packet.oif != "lo"
-            and not self._localnet(packet.oif)
-        ):
-            return f"{UNREACHABLE}:a loopback source may not leave by {packet.oif} (route_localnet is 0)"
+        astray = self._strays(packet)
+        branch.changes["oif"], packet.oif = packet.oif, before
+        if lost is None and astray:
+            return f"{UNREACHABLE}:a loopback source may not leave by {branch.changes['oif']} (route_localnet is 0)"
         return f"{lost.kind}:{lost.detail}" if lost is not None else ""
 
     def _decide(self, branch: Branch, question: Question) -> Iterator[tuple[Branch, Decision]]:
@@ -160,6 +162,10 @@ class Passage:
         branch.add("route", self.name, f"{when}: {words}{share}", chain=route, fact=decision)
         return None
 
+    def _strays(self, packet: Packet) -> bool:
+        """Whether a loopback source is about to leave where it may not (__mkroute_output; IPv6 leaves that to the receiver)."""
+        return packet.bits == 32 and packet.oif != "lo" and _loopback(packet.src, 32) and not self._localnet(packet.oif)
+
     def _localnet(self, dev: str) -> bool:
         return self._conf("route_localnet", dev, 32) > 0
 
@@ -183,6 +189,10 @@ class Passage:
         link = self.machine.link(dev)
         if link is not None and not link.up:
             yield End(branch, self.name, DROPPED, f"{dev} of {self.name} is down")
+            return
+        if packet.bits == 128 and dev != "lo" and 1 in (packet.src, packet.dst):  # ip6_rcv_core: before any hook
+            branch.add("route", self.name, f"martian: ::1 on {dev}")
+            yield End(branch, self.name, DROPPED, f"{self.name}: a loopback address on {dev}")
             return
         bridge = self.machine.bridge_of(dev)
         if not bridge:
@@ -268,7 +278,10 @@ class Passage:
 
     def _input(self, branch: Branch, dev: str) -> Iterator[Result]:
         packet = branch.packet
-        martian = self._martian(branch, dev)
+        decisions = list(self._decide(branch, Question.of(packet, iif=dev)))
+        led = decisions[0][1].type in ("unicast", "local", "broadcast", "multicast")
+        # ip_route_input_slow: where no route leads, the source is not looked at
+        martian = self._martian(packet, dev) or (self._foreign(packet, dev) if led else "")
         if martian:
             branch.add("route", self.name, martian)
             yield End(branch, self.name, DROPPED, f"{self.name}: {martian}")
@@ -276,7 +289,7 @@ class Passage:
         if packet.local_socket:
             yield from self._deliver(branch)
             return
-        for each, decision in self._decide(branch, Question.of(packet, iif=dev)):
+        for each, decision in decisions:
             if decision.type in ("local", "broadcast"):
                 route = decision.route.text if decision.route else ""
                 each.add(
@@ -290,22 +303,25 @@ class Passage:
             else:
                 yield from self._forward(each, decision, dev)
 
-    def _martian(self, branch: Branch, dev: str) -> str:
-        """Why the packet's addresses may not come by this device, or ""."""
-        packet, stack = branch.packet, self.machine.stack
-        if dev == "lo":
+    def _martian(self, packet: Packet, dev: str) -> str:
+        """Why the packet's loopback addresses may not come by this device, or ""."""
+        if dev == "lo" or packet.bits == 128 or self._localnet(dev):
             return ""
-        source = address.text_of(packet.src, packet.bits)
         for value, what in ((packet.src, "source"), (packet.dst, "destination")):
-            if _loopback(value, packet.bits) and not (packet.bits == 32 and self._localnet(dev)):
-                return f"martian {what} {address.text_of(value, packet.bits)} on {dev} (route_localnet is 0)"
-        if packet.bits == 128:
+            if _loopback(value, 32):
+                return f"martian {what} {address.text_of(value, 32)} on {dev} (route_localnet is 0)"
+        return ""
+
+    def _foreign(self, packet: Packet, dev: str) -> str:
+        """Why the packet's source may not come by this device (fib_validate_source), or ""."""
+        if dev == "lo" or packet.bits == 128:
             return ""
-        if stack.has(packet.src, 32) and not self._conf("accept_local", dev, 32):
+        source = address.text_of(packet.src, 32)
+        if self.machine.stack.has(packet.src, 32) and not self._conf("accept_local", dev, 32):
             return f"martian source {source} on {dev}: it is this machine's own address"
         mode = self._conf("rp_filter", dev, 32)
         if mode:
-            by_device, at_all = self.machine.fib.reverse_path(packet, dev)
+            by_device, at_all = self.machine.fib.reverse_path(packet, dev, local=True)
             if not at_all or (mode == 1 and not by_device):
                 how = "strict: the way back leads by another device" if at_all else "no way back"
                 return f"reverse path filter ({how}): source {source} came by {dev}; net.ipv4.conf.{dev}.rp_filter is {mode}"
@@ -313,7 +329,8 @@ class Passage:
 
     def _forward(self, branch: Branch, decision: Decision, dev: str) -> Iterator[Result]:
         packet = branch.packet
-        if not self._forwards(dev, packet.bits):
+        # IPv6 answers for a route that refuses even where it does not forward
+        if not self._forwards(dev, packet.bits) and (packet.bits == 32 or decision.type == "unicast"):
             branch.add("route", self.name, f"not for {self.name}, and forwarding is off")
             yield End(
                 branch, self.name, DROPPED, f"{self.name} does not forward: {self._forward_name(dev, packet.bits)} is 0"
@@ -345,13 +362,12 @@ class Passage:
         return stack.sysctl(f"net.ipv4.conf.{dev.replace('.', '/')}.forwarding", default) != "0"
 
     def _post(self, branch: Branch) -> Iterator[Result]:
-        packet = branch.packet
         for each, verdict in self.filter.run("postrouting", branch):
             if verdict.kind != v.ACCEPT:
                 yield self._ended(each, verdict, "postrouting")
                 continue
             self._confirm(each)
-            if packet.oif == "lo":
+            if each.packet.oif == "lo":
                 each.packet.iif = "lo"
                 yield from self._again(each)
             else:
@@ -397,6 +413,7 @@ class Passage:
         connection = branch.packet.connection
         if connection is None or branch.packet.state == "untracked":
             return
+        connection.confirmed = True
         held = branch.changes.get(self.name, ())
         key = (connection.src, connection.sport, connection.dst, connection.dport, connection.protocol)
         others = tuple(c for c in held if (c.src, c.sport, c.dst, c.dport, c.protocol) != key)
@@ -416,6 +433,16 @@ class Passage:
         if verdict.kind == v.QUEUE:
             return End(branch, self.name, UNKNOWN, f"handed to a program: {verdict.detail}", own)
         return End(branch, self.name, UNKNOWN, verdict.detail or verdict.kind, own)
+
+
+def _redirected(packet: Packet) -> bool:
+    """Whether the connection gave the packet another destination (nf_nat_ipv4_local_fn); a new mark alone does not count there."""
+    connection = packet.connection
+    if connection is None:
+        return False
+    if packet.reply:
+        return connection.src != connection.reply_dst
+    return connection.dst != connection.reply_src
 
 
 def _loopback(value: int, bits: int) -> bool:

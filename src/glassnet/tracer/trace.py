@@ -264,7 +264,7 @@ class Tracer:
             icmp_type=0 if there.protocol == 1 else 129 if there.protocol == 58 else 0,
             flags=(RST | ACK if end.kind == path.REFUSED else SYN | ACK) if there.protocol == 6 else 0,
         )  # fmt: skip
-        changes = {name: value for name, value in end.branch.changes.items() if name not in ("seen", "routed")}
+        changes = {name: value for name, value in end.branch.changes.items() if name != "seen"}
         branch = Branch(back, 1.0, (), None, changes | {"answer": True}, end.branch.recorded)
         replies = [
             self._judge(back_end, request) for back_end in self._results(self.passage(machine).send(branch), machine)

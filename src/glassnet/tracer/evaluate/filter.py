@@ -16,10 +16,11 @@ from glassnet.tracer.evaluate import nft_rules, xt_rules
 from glassnet.tracer.evaluate import verdicts as v
 from glassnet.tracer.evaluate.nat import apply_known, choices, translate, wanted_side
 from glassnet.tracer.evaluate.nft_values import Spread
+from glassnet.tracer.evaluate.tracking import opening
 from glassnet.tracer.evaluate.verdicts import Translation, Verdict
 from glassnet.tracer.evaluate.xt_matches import conjunction
 from glassnet.tracer.machine import Machine
-from glassnet.tracer.packet import Branch, Connection, complementary
+from glassnet.tracer.packet import Branch, Connection, Packet, complementary
 
 Outcome = tuple[Branch, Verdict]
 _FAMILIES = {32: ("ip", "inet"), 128: ("ip6", "inet")}
@@ -49,6 +50,7 @@ class Filter:
     ) -> None:
         self.machine, self.find, self.left = machine, find, limit
         self._stages: dict[tuple[str, int], list[Stage]] = {}
+        self._bases: list[Chain] | None = None
 
     def run(self, hook: str, branch: Branch, after: Callable[[Branch, str], str] | None = None) -> Iterator[Outcome]:
         """Send a packet through a hook. `after(branch, kind)` is called behind each stage and may end the packet with a reason."""
@@ -68,12 +70,15 @@ class Filter:
         return found
 
     def _order(self, hook: str, bits: int) -> list[Stage]:
-        chains = self.machine.ruleset.base_chains(hook, _FAMILIES[bits])
-        chains.reverse()
+        if self._bases is None:  # looked up once: a node has tens of thousands of chains
+            tables = [table for table in self.machine.ruleset.tables if not table.dormant]
+            self._bases = [chain for table in tables for chain in table.chains.values() if chain.hook]
+        bases = [chain for chain in self._bases if chain.table.family in _FAMILIES[bits]]
+        chains = [chain for chain in reversed(bases) if chain.hook == hook]
         plain = [Stage(c.priority, c.type, (c,)) for c in chains if c.type != "nat"]
         nat = sorted((c for c in chains if c.type == "nat"), key=lambda c: c.priority)
         tables = [t for t in self.machine.ruleset.tables if t.family in _FAMILIES[bits]]
-        if any(c.type == "nat" and c.hook for t in tables for c in t.chains.values()) and hook in _NAT_PRIORITY:
+        if any(c.type == "nat" for c in bases) and hook in _NAT_PRIORITY:
             plain.append(Stage(_NAT_PRIORITY[hook], "nat", tuple(nat)))
         if hook in ("prerouting", "output") and any(len(c) for t in tables for c in t.chains.values()):
             plain.append(Stage(_CONNTRACK_PRIORITY, "conntrack"))
@@ -88,6 +93,8 @@ class Filter:
             if stage.kind == "conntrack":
                 self._track(branch)
                 continue
+            if stage.kind == "route":
+                branch.changes["before"] = routing_key(branch.packet)
             outcomes = list(self._nat(stage, branch) if stage.kind == "nat" else self._base(stage.chains[0], branch))
             going = []
             for each, verdict in outcomes:
@@ -123,7 +130,10 @@ class Filter:
                 "conntrack", self.machine.name, f"{packet.state}: {way} {connection.text}", fact=packet.connection
             )
             return
-        packet.state, packet.reply = "new", False
+        packet.reply, packet.state = False, opening(packet, self.machine)
+        if packet.state != "new":
+            branch.add("conntrack", self.machine.name, f"{packet.state}: no connection begins like this")
+            return
         packet.connection = Connection(
             packet.bits, packet.protocol, packet.src, packet.sport, packet.dst, packet.dport,
             packet.dst, packet.dport, packet.src, packet.sport,
@@ -352,6 +362,11 @@ def _merged(branches: list[Branch]) -> list[Branch]:
         else:
             found.append(branch)
     return found
+
+
+def routing_key(packet: Packet) -> tuple[int, ...]:
+    """What a chain of type route has to change for a new routing decision (nf_route_table_hook4 and 6)."""
+    return packet.src, packet.dst, packet.mark, packet.dscp, packet.ttl if packet.bits == 128 else 0
 
 
 def _split(branch: Branch, answer: Answer) -> tuple[Branch, Branch | None]:

@@ -44,7 +44,7 @@ def translate(packet: Packet, effect: Translation, machine: Machine) -> str | Un
         connection.snat = True
         connection.reply_dst = packet.src if target is None else target
         connection.reply_dport = packet.sport if port is None else port
-        connection.random_port = effect.random_port and packet.protocol in PORTED
+        connection.random_port = packet.protocol in PORTED and (effect.random_port or _picked(effect, packet.sport))
         before = packet.source
         packet.src, packet.sport = connection.reply_dst, connection.reply_dport
         random = " (port: the kernel's choice)" if connection.random_port else ""
@@ -65,7 +65,8 @@ def _address(packet: Packet, effect: Translation, machine: Machine) -> int | Unk
     if not effect.own:
         return effect.low
     if effect.source:
-        found = machine.fib.select_address(packet.oif, packet.next_hop or packet.dst, packet.bits)
+        target = (packet.next_hop or packet.dst) if packet.bits == 32 else packet.dst
+        found = machine.fib.select_address(packet.oif, target, packet.bits)
         if found is None:
             return Unknown(f"masquerade by {packet.oif}", "the address of that device is not known")
         return found
@@ -84,6 +85,12 @@ def _port(effect: Translation, packet: Packet) -> int | None:
     if effect.port_low <= current <= effect.port_high:
         return current
     return effect.port_low
+
+
+def _picked(effect: Translation, current: int) -> bool:
+    """Whether the kernel starts at a random port of the range: for sources, unless the port is in it (nf_nat_l4proto_unique_tuple)."""
+    low, high = effect.port_low, effect.port_high
+    return low is not None and high is not None and low < high and not low <= current <= high
 
 
 def apply_known(packet: Packet, source: bool) -> str:

@@ -77,12 +77,25 @@ class Compiled:
         elif name == "quota" or name == "ct count":
             self.operations.append((True, lambda packet, machine: Chance(None, f"{name}: depends on what came before")))
         else:
+            if name == "reject" and (implied := _implied(body or {}, table)) is not None:
+                self.operations.append((True, implied))
             self.operations.append((False, _statement(name, body, table)))
 
 
 def _end(reason: str) -> Operation:
     verdict = Verdict(v.UNKNOWN, f"not understood: {reason}")
     return lambda packet, machine: verdict
+
+
+def _implied(body: dict[str, Any], table: Table) -> Operation | None:
+    """What nft asks before it rejects in a way that only one protocol has, and leaves out of listings."""
+    kind = body.get("type", "icmpx")
+    if kind == "tcp reset":
+        return lambda packet, machine: packet.protocol == 6
+    bits = {"icmp": 32, "icmpv6": 128}.get(kind, 0)
+    if bits and table.family not in ("ip", "ip6"):
+        return lambda packet, machine: packet.bits == bits
+    return None
 
 
 def _xt(body: dict[str, Any]) -> Operation | None:
@@ -278,8 +291,8 @@ def _verdict_or_no(data: Any) -> Any:
     return None if verdict.kind == v.CONTINUE else verdict
 
 
-def _value(expression: Any, table: Table) -> Callable[[Packet, Machine], Any]:
-    """A value to set or to translate to: a literal, an expression, a lookup in a map."""
+def _value(expression: Any, table: Table, kind: str = "") -> Callable[[Packet, Machine], Any]:
+    """A value to set or to translate to: a literal (of type `kind`), an expression, a lookup in a map."""
     if isinstance(expression, dict) and "map" in expression:
         key, found = _lookup(expression["map"], table)
 
@@ -291,8 +304,10 @@ def _value(expression: Any, table: Table) -> Callable[[Packet, Machine], Any]:
             if isinstance(index, Unknown):
                 return index
             if isinstance(value, Spread):
-                return Spread(tuple((share, _data(index.find(each))) for share, each in value.values), value.reason)
-            return _data(index.find(value))
+                return Spread(
+                    tuple((share, _data(index.find(each), kind)) for share, each in value.values), value.reason
+                )
+            return _data(index.find(value), kind)
 
         return read
     if isinstance(expression, dict) and ({"range", "prefix", "concat"} & set(expression)):
@@ -300,17 +315,17 @@ def _value(expression: Any, table: Table) -> Callable[[Packet, Machine], Any]:
         return lambda packet, machine: fixed
     if isinstance(expression, dict):
         return source(expression).read
-    fixed = _data(expression)
+    fixed = _data(expression, kind)
     return lambda packet, machine: fixed
 
 
-def _data(data: Any) -> Any:
+def _data(data: Any, kind: str = "") -> Any:
     """Data of a map or a literal: a number, a (low, high) pair in a `Range`, a tuple of parts."""
     if data is None:
         return None
     if isinstance(data, dict) and "concat" in data:
         return tuple(_data(part) for part in data["concat"])
-    low, high = literal("", data)
+    low, high = literal(kind, data)
     return low if low == high else Range(low, high)
 
 
@@ -323,12 +338,15 @@ class Range(NamedTuple):
 
 def _mangle(body: dict[str, Any], table: Table) -> Operation:
     ((kind, words),) = body["key"].items()
-    read = _value(body["value"], table)
+    field = source(body["key"]) if kind in ("payload", "meta", "ct") else None
+    read = _value(body["value"], table, field.kinds[0] if field else "")
     key = str(words.get("key", words.get("field", ""))) if isinstance(words, dict) else ""
     if kind == "ct" and key == "zone":
         raise NotUnderstood("ct zone: connection tracking zones are not modelled")
 
     def change(packet: Packet, machine: Machine) -> Any:
+        if kind == "payload" and field is not None and field.read(packet, machine) is None:
+            return False  # a packet of another protocol has no such field
         value = read(packet, machine)
         if value is None:
             return False
@@ -368,8 +386,11 @@ def _nat(body: Any, table: Table, is_source: bool, own: bool = False) -> Operati
     flags = body.get("flags", [])
     flags = [flags] if isinstance(flags, str) else flags
     random = "random" in flags or "fully-random" in flags
+    bits = {"ip": 32, "ip6": 128}.get(body.get("family", ""), 0)
 
     def translate(packet: Packet, machine: Machine) -> Any:
+        if bits and packet.bits != bits:
+            return None  # nft_nat_inet_eval: the other family's packets go on
         target = place(packet, machine) if place else None
         ports = port(packet, machine) if port else None
         for value in (target, ports):

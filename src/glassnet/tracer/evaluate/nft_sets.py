@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
-from glassnet.ruleset.model import SetObject
+from glassnet.ruleset.model import SetObject, uncollected
 from glassnet.ruleset.parse_nft import decode
 from glassnet.tracer.evaluate.nft_values import NotUnderstood, literal
 
@@ -19,6 +19,7 @@ class SetIndex:
         self.boxes: list[tuple[list[tuple[Any, Any]], Any]] = []
         self.words: list[tuple[str, Any]] = []  # names that end with *
         self.catch_all: Any = None
+        self._known: dict[str, Any] = {}  # names of protocols
         single = len(kinds) == 1
         kind = kinds[0]
         for element in elements:
@@ -47,11 +48,31 @@ class SetIndex:
         parts = key.get("concat") if isinstance(key, dict) else None
         if parts is None or len(parts) != len(kinds):
             raise NotUnderstood(f"element {key} of a set with {len(kinds)} parts")
-        bounds = [literal(kind, part) for kind, part in zip(kinds, parts, strict=True)]
-        if all(low == high for low, high in bounds):
-            self.exact[tuple(low for low, _ in bounds)] = data
-        else:
-            self.boxes.append((bounds, data))
+        try:
+            self.exact[tuple([self._value(kind, part) for kind, part in zip(kinds, parts, strict=True)])] = data
+        except (ValueError, TypeError):
+            bounds = [literal(kind, part) for kind, part in zip(kinds, parts, strict=True)]
+            if all(low == high for low, high in bounds):
+                self.exact[tuple([low for low, _ in bounds])] = data
+            else:
+                self.boxes.append((bounds, data))
+
+    def _value(self, kind: str, part: Any) -> Any:
+        """A part that is a single value, the quick way. Raises ValueError or TypeError for what needs a closer look."""
+        if part.__class__ is int:
+            return part
+        if kind == "ipv4_addr":
+            if part.__class__ is not str:
+                raise ValueError
+            a, b, c, d = part.split(".")
+            return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
+        found = self._known.get(part)
+        if found is None:
+            low, found = literal(kind, part)
+            if low != found or kind != "inet_proto":
+                raise ValueError
+            self._known[part] = found
+        return found
 
     def find(self, key: Any) -> Any:
         """The data of the element that holds `key`, or None."""
@@ -79,6 +100,8 @@ def named_index(found: SetObject, kinds: tuple[str, ...]) -> SetIndex:
         found.index = {}
     index = found.index.get(kinds)
     if index is None:
-        elements = found.elements if isinstance(found.elements, list) else decode(found.elements, found.source)
-        index = found.index[kinds] = SetIndex(elements, kinds, found.kind == "map")
+        with uncollected():
+            elements = found.elements if isinstance(found.elements, list) else decode(found.elements, found.source)
+            index = found.index[kinds] = SetIndex(elements, kinds, found.kind == "map")
+            del elements
     return index  # type: ignore[no-any-return]

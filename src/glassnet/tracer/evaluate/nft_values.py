@@ -53,9 +53,14 @@ _ICMPV6 = {
     "nd-router-advert": 134, "nd-neighbor-solicit": 135, "nd-neighbor-advert": 136, "nd-redirect": 137, "router-renumbering": 138,
     "ind-neighbor-solicit": 141, "ind-neighbor-advert": 142, "mld2-listener-report": 143,
 }  # fmt: skip
+_DSCP = {
+    **{f"cs{n}": 8 * n for n in range(8)}, **{f"af{n}{m}": 8 * n + 2 * m for n in range(1, 5) for m in range(1, 4)},
+    "be": 0, "ef": 46, "lephb": 1, "va": 44, "voice-admit": 44,
+}  # fmt: skip
 _PROTO = PROTOCOLS | {"ipv6-icmp": 58, "udplite": 136, "comp": 108}
 _NAMES: dict[str, dict[str, int]] = {
     "inet_proto": _PROTO, "ct_state": CT_STATE, "ct_status": _CT_STATUS, "tcp_flag": _TCP_FLAGS, "icmp_type": _ICMP, "icmpv6_type": _ICMPV6,
+    "dscp": _DSCP,
     "nf_proto": {"ipv4": 2, "ipv6": 10}, "ether_type": {"ip": 0x800, "ip6": 0x86DD, "arp": 0x806, "vlan": 0x8100},
     "ct_dir": {"original": 0, "reply": 1}, "boolean": {"exists": 1, "missing": 0},
     "inet_service": {"ssh": 22, "domain": 53, "http": 80, "https": 443, "mdns": 5353, "ntp": 123, "bootps": 67, "bootpc": 68},
@@ -97,6 +102,13 @@ def literal(kind: str, value: Any) -> tuple[Any, Any]:
 
 
 def _word(kind: str, value: str) -> tuple[Any, Any]:
+    if kind == "ipv4_addr":  # the most there are
+        try:
+            number = address.number(value)
+        except ValueError:
+            pass
+        else:
+            return number, number
     if kind in TEXT_KINDS:
         return value, value
     names = _NAMES.get(kind, {})
@@ -144,20 +156,25 @@ def _concat(body: list[Any]) -> Source:
     kinds = tuple(kind for part in parts for kind in part.kinds)
 
     def read(packet: Packet, machine: Machine) -> Any:
-        keys: list[tuple[float, tuple[Any, ...]]] = [(1.0, ())]
-        reason = ""
+        values, chosen = [], False
         for part in parts:
             value = part.read(packet, machine)
             if value is None or isinstance(value, Unknown):
                 return value
-            if isinstance(value, Spread):
-                reason = value.reason
-                keys = [(share * s, (*key, each)) for share, key in keys for s, each in value.values]
-            else:
-                keys = [(share, (*key, value)) for share, key in keys]
-        return Spread(tuple(keys), reason) if reason else keys[0][1]
+            chosen = chosen or isinstance(value, Spread)
+            values.append(value)
+        return _product(values) if chosen else tuple(values)
 
     return Source(kinds, read)
+
+
+def _product(values: list[Any]) -> Spread:
+    """A tuple with parts that the kernel picks: every combination, with its probability."""
+    ways: list[tuple[float, tuple[Any, ...]]] = [(1.0, ())]
+    for value in values:
+        each = value.values if isinstance(value, Spread) else ((1.0, value),)
+        ways = [(share * chance, (*start, part)) for share, start in ways for chance, part in each]
+    return Spread(tuple(ways), "; ".join(value.reason for value in values if isinstance(value, Spread)))
 
 
 def _field(kind: str, read: Callable[[Packet], Any], bits: int = 0, protocols: frozenset[int] = frozenset()) -> Source:
@@ -199,10 +216,17 @@ _PAYLOADS: dict[tuple[str, str], Source] = {
     ("ether", "daddr"): _field("ether_addr", lambda p: _hardware(p, "daddr")),
     ("ether", "type"): _field("ether_type", lambda p: 0x800 if p.bits == 32 else 0x86DD),
 }
-for _name in ("tcp", "udp", "sctp", "dccp", "udplite", "th"):
-    _which = PORTED if _name == "th" else frozenset((PROTOCOLS[_name],))
+for _name in ("tcp", "udp", "sctp", "dccp", "udplite"):
+    _which = frozenset((PROTOCOLS[_name],))
     _PAYLOADS[_name, "sport"] = _field("inet_service", lambda p: p.sport, 0, _which)
     _PAYLOADS[_name, "dport"] = _field("inet_service", lambda p: p.dport, 0, _which)
+
+# `th` reads any transport header: in one without ports there are other things, which no rule means and no exact key equals.
+_PAYLOADS["th", "sport"] = _field("inet_service", lambda p: p.sport if p.protocol in PORTED else NO_PORT)
+_PAYLOADS["th", "dport"] = _field("inet_service", lambda p: p.dport if p.protocol in PORTED else NO_PORT)
+_PAYLOADS["icmp", "checksum"] = _field("integer", lambda p: NO_PORT, 0, frozenset((1,)))
+_PAYLOADS["icmpv6", "checksum"] = _field("integer", lambda p: NO_PORT, 0, frozenset((58,)))
+NO_PORT = 1 << 16
 
 
 def _payload(body: dict[str, Any]) -> Source:
@@ -294,7 +318,10 @@ def _status(packet: Packet, direction: str) -> int:
     bits = 16 * (connection.snat and connection.translates_source) + 32 * (
         connection.dnat and connection.translates_destination
     )
-    if packet.state != "new":
+    bits |= (
+        128 * connection.snat + 256 * connection.dnat
+    )  # IPS_SRC_NAT_DONE, IPS_DST_NAT_DONE: `!=` and `==` look at all bits
+    if packet.state != "new" or connection.confirmed:
         bits |= 8 | 2 * (connection.replied or packet.reply) | 4 * connection.assured
     return bits
 
@@ -364,7 +391,7 @@ def _jhash(body: dict[str, Any]) -> Source:
         value = inner.read(packet, machine)
         if value is None or isinstance(value, (Unknown, Spread)):
             return value
-        if seed is None:
+        if seed is None or value == NO_PORT or (isinstance(value, tuple) and NO_PORT in value):
             return spread
         return offset + (jhash(_register(inner.kinds, value), int(seed)) * modulus >> 32)
 
@@ -375,7 +402,7 @@ _SIZES = {"ipv4_addr": 4, "ipv6_addr": 16, "inet_proto": 1, "inet_service": 2, "
 
 
 def _register(kinds: tuple[str, ...], value: Any) -> bytes:
-    """The bytes the kernel hashes: each part in its own 32-bit registers, padded with zeros (include/net/netfilter/nf_tables.h)."""
+    """The bytes the kernel hashes: parts of a concatenation each in 32-bit registers, padded with zeros; a single value without padding."""
     found = b""
     values = value if isinstance(value, tuple) else (value,)
     for kind, part in zip(kinds, values, strict=True):
@@ -383,7 +410,8 @@ def _register(kinds: tuple[str, ...], value: Any) -> bytes:
         if size is None:
             raise NotUnderstood(f"a hash over {kind}")
         order = "little" if kind in ("mark", "integer") else "big"
-        found += int(part).to_bytes(size, order).ljust(-(-size // 4) * 4, b"\0")  # type: ignore[arg-type]
+        whole = -(-size // 4) * 4 if len(kinds) > 1 else size
+        found += int(part).to_bytes(size, order).ljust(whole, b"\0")  # type: ignore[arg-type]
     return found
 
 

@@ -11,10 +11,26 @@ from glassnet.net import address
 from glassnet.net.tristate import Answer, Chance, Unknown, negate
 from glassnet.ruleset.model import Option, XtPart
 from glassnet.tracer.evaluate.sets import ipset_holds
+from glassnet.tracer.evaluate.xt_fields import (
+    ICMP6_TYPES,
+    ICMP_TYPES,
+    Maker,
+    Test,
+    dport,
+    dscp,
+    either_port,
+    icmp,
+    length,
+    port_ranges,
+    sport,
+    syn,
+    tcp_flags,
+    tos,
+    ttl,
+)
 from glassnet.tracer.machine import Machine
-from glassnet.tracer.packet import PORTED, PROTOCOLS, Packet
+from glassnet.tracer.packet import PROTOCOLS, Packet
 
-Test = Callable[[Packet, Machine], Answer]
 _PROTO = PROTOCOLS | {
     "ipv6-icmp": 58,
     "icmp6": 58,
@@ -48,11 +64,25 @@ def compile_match(part: XtPart) -> Test:
     if part.name in _IMPLIED and not any(o.name in ("protocol",) for o in part.options):
         number = _IMPLIED[part.name]
         tests.insert(0, lambda packet, machine: packet.protocol == number)
-    if len(tests) == 1:
-        return tests[0]
+    found = tests[0] if len(tests) == 1 else _all(tests)
+    return _tracked(part, tests, found) if part.name in _TRACKED else found
+
+
+def _all(tests: list[Test]) -> Test:
     return lambda packet, machine: conjunction(test(packet, machine) for test in tests)
 
 
+def _tracked(part: XtPart, tests: list[Test], found: Test) -> Test:
+    """Without a connection these modules say No, negated or not; xt_conntrack's state alone is asked all the same."""
+    by_state = next(
+        (test for test, o in zip(tests, part.options, strict=False) if o.name in ("ctstate", "state")), None
+    )
+    if by_state is None:
+        return lambda packet, machine: packet.connection is not None and found(packet, machine)
+    return lambda packet, machine: (by_state if packet.connection is None else found)(packet, machine)
+
+
+_TRACKED = frozenset(("conntrack", "connmark", "state"))
 _IMPLIED = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136, "dccp": 33, "icmp": 1, "icmp6": 58}
 
 
@@ -145,90 +175,6 @@ def _no(option: Option, part: XtPart) -> Test:
     return lambda packet, machine: False
 
 
-# -- ports
-
-
-def port_number(word: str) -> int:
-    """A port as a number or a name of /etc/services that listings use. Raises ValueError."""
-    if word.isdigit():
-        value = int(word)
-    else:
-        value = _SERVICES.get(word, -1)
-    if not 0 <= value <= 65535:
-        raise ValueError(f"not a port: {word!r}")
-    return value
-
-
-_SERVICES = {
-    "ssh": 22,
-    "domain": 53,
-    "http": 80,
-    "https": 443,
-    "mdns": 5353,
-    "ntp": 123,
-    "bootps": 67,
-    "bootpc": 68,
-    "dhcpv6-client": 546,
-}
-
-
-def _ports(words: str) -> list[tuple[int, int]]:
-    found = []
-    for word in words.split(","):
-        low, colon, high = word.partition(":")
-        first = port_number(low) if low else 0
-        found.append((first, (port_number(high) if high else 65535) if colon else first))
-    return found
-
-
-def _port_test(option: Option, wanted: str) -> Test:
-    ranges = _ports(option.values[0])
-    low, high = ranges[0]
-    if wanted == "dport" and len(ranges) == 1:
-        return lambda packet, machine: low <= packet.dport <= high
-    if wanted == "sport" and len(ranges) == 1:
-        return lambda packet, machine: low <= packet.sport <= high
-
-    def test(packet: Packet, machine: Machine) -> Answer:
-        if packet.protocol not in PORTED:
-            return False
-        values = {"sport": (packet.sport,), "dport": (packet.dport,)}.get(wanted, (packet.sport, packet.dport))
-        return any(a <= value <= b for a, b in ranges for value in values)
-
-    return test
-
-
-def _dport(option: Option, part: XtPart) -> Test:
-    return _port_test(option, "dport")
-
-
-def _sport(option: Option, part: XtPart) -> Test:
-    return _port_test(option, "sport")
-
-
-def _either_port(option: Option, part: XtPart) -> Test:
-    return _port_test(option, "either")
-
-
-_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
-
-
-def _flag_bits(words: str) -> int:
-    bits = 0
-    for word in words.split(","):
-        bits |= _FLAGS[word]
-    return bits
-
-
-def _tcp_flags(option: Option, part: XtPart) -> Test:
-    mask, wanted = _flag_bits(option.values[0]), _flag_bits(option.values[1])
-    return lambda packet, machine: packet.flags & mask == wanted
-
-
-def _syn(option: Option, part: XtPart) -> Test:
-    return lambda packet, machine: packet.flags & 0x17 == 2
-
-
 # -- connection tracking
 
 _STATES = {
@@ -267,11 +213,11 @@ def _ctstatus(option: Option, part: XtPart) -> Test:
 
     def test(packet: Packet, machine: Machine) -> Answer:
         connection = packet.connection
-        status: set[str] = set()
-        if connection is not None and packet.state != "new":
+        status: set[str] = set()  # NONE is a mask of no bits: it never matches
+        if connection is not None and (packet.state != "new" or connection.confirmed):
             status = {"CONFIRMED"} | ({"SEEN_REPLY"} if connection.replied or packet.reply else set())
             status |= {"ASSURED"} if connection.assured else set()
-        return bool(wanted & (status or {"NONE"}))
+        return bool(wanted & status)
 
     return test
 
@@ -279,7 +225,7 @@ def _ctstatus(option: Option, part: XtPart) -> Test:
 def _ct_tuple(name: str) -> Callable[[Option, XtPart], Test]:
     def make(option: Option, part: XtPart) -> Test:
         if name.endswith("port"):
-            low, high = _ports(option.values[0])[0]
+            low, high = port_ranges(option.values[0])[0]
             return lambda packet, machine: (
                 packet.connection is not None and low <= getattr(packet.connection, name) <= high
             )
@@ -326,7 +272,10 @@ def _address_type(end: str) -> Callable[[Option, XtPart], Test]:
                 return Unknown(
                     f"--{end}-type {','.join(sorted(wanted)).upper()}", f"nobody dumped the addresses of {machine.name}"
                 )
-            return machine.fib.type_of(packet.dst if end == "dst" else packet.src, packet.bits, dev) in wanted
+            value = packet.dst if end == "dst" else packet.src
+            if packet.bits == 128:
+                return machine.fib.is_of_types6(value, dev, wanted)
+            return machine.fib.type_of(value, packet.bits, dev) in wanted
 
         return test
 
@@ -395,6 +344,7 @@ def _statistic(option: Option, part: XtPart) -> Test:
     mode = option.values[0]
     if mode == "random":
         share = float(part.get("probability"))
+        share = 1 - share if _negated(part, "probability") else share
         if not 0 <= share <= 1:
             raise ValueError(f"not a probability: {share}")
         fixed: Answer = (
@@ -404,7 +354,17 @@ def _statistic(option: Option, part: XtPart) -> Test:
     if mode != "nth":
         raise ValueError("not a mode of statistic")
     every = int(part.get("every"))
-    return lambda packet, machine: Chance(1 / every, f"one packet in {every}")
+    nth = 1 - 1 / every if _negated(part, "every") else 1 / every
+    return lambda packet, machine: Chance(nth, f"one packet in {every}")
+
+
+def _negated(part: XtPart, name: str) -> bool:
+    return any(option.name == name and option.negated for option in part.options)
+
+
+def _said(option: Option, part: XtPart) -> Test:
+    """Already part of the answer, its sign as well."""
+    return lambda packet, machine: not option.negated
 
 
 def _match_set(option: Option, part: XtPart) -> Test:
@@ -448,63 +408,6 @@ def _owner(option: Option, part: XtPart) -> Test:
     return test
 
 
-_ICMP = {
-    "any": (255, -1), "echo-reply": (0, -1), "pong": (0, -1), "destination-unreachable": (3, -1), "network-unreachable": (3, 0),
-    "host-unreachable": (3, 1), "port-unreachable": (3, 3), "fragmentation-needed": (3, 4), "source-quench": (4, -1), "redirect": (5, -1),
-    "echo-request": (8, -1), "ping": (8, -1), "router-advertisement": (9, -1), "router-solicitation": (10, -1), "time-exceeded": (11, -1),
-    "ttl-exceeded": (11, -1), "parameter-problem": (12, -1), "timestamp-request": (13, -1), "timestamp-reply": (14, -1),
-}  # fmt: skip
-_ICMP6 = {
-    "destination-unreachable": (1, -1), "packet-too-big": (2, -1), "time-exceeded": (3, -1), "ttl-exceeded": (3, -1), "parameter-problem": (4, -1),
-    "echo-request": (128, -1), "ping": (128, -1), "echo-reply": (129, -1), "pong": (129, -1), "router-solicitation": (133, -1),
-    "router-advertisement": (134, -1), "neighbour-solicitation": (135, -1), "neighbor-solicitation": (135, -1),
-    "neighbour-advertisement": (136, -1), "neighbor-advertisement": (136, -1), "redirect": (137, -1),
-}  # fmt: skip
-
-
-def _icmp(names: dict[str, tuple[int, int]], protocol: int) -> Callable[[Option, XtPart], Test]:
-    def make(option: Option, part: XtPart) -> Test:
-        word = option.values[0]
-        if word[0].isdigit():
-            kind, _, code = word.partition("/")
-            wanted = (int(kind), int(code) if code else -1)
-        else:
-            wanted = names[word]
-        return lambda packet, machine: (
-            packet.protocol == protocol
-            and (wanted[0] == 255 or packet.icmp_type == wanted[0])
-            and wanted[1] in (-1, packet.icmp_code)
-        )
-
-    return make
-
-
-def _length(option: Option, part: XtPart) -> Test:
-    low, high = _ports(option.values[0])[0]
-    return lambda packet, machine: low <= packet.length <= high
-
-
-def _ttl(how: str) -> Callable[[Option, XtPart], Test]:
-    def make(option: Option, part: XtPart) -> Test:
-        wanted = int(option.values[0])
-        if how == "eq":
-            return lambda packet, machine: packet.ttl == wanted
-        return lambda packet, machine: packet.ttl < wanted if how == "lt" else packet.ttl > wanted
-
-    return make
-
-
-def _dscp(option: Option, part: XtPart) -> Test:
-    wanted = int(option.values[0], 0)
-    return lambda packet, machine: packet.dscp == wanted
-
-
-def _tos(option: Option, part: XtPart) -> Test:
-    value, _, mask_text = option.values[0].partition("/")
-    wanted, mask = int(value, 0), int(mask_text, 0) if mask_text else 0xFF
-    return lambda packet, machine: packet.dscp << 2 & mask == wanted
-
-
 def _clock(option: Option, part: XtPart) -> Test:
     return lambda packet, machine: Chance(None, "-m time: depends on when the packet comes")
 
@@ -517,10 +420,10 @@ def _policy(option: Option, part: XtPart) -> Test:
 
 
 _PORT_OPTIONS: dict[str, Callable[[Option, XtPart], Test]] = {
-    "dport": _dport,
-    "sport": _sport,
-    "destination-port": _dport,
-    "source-port": _sport,
+    "dport": dport,
+    "sport": sport,
+    "destination-port": dport,
+    "source-port": sport,
 }
 _RATE_OPTIONS = ("limit", "limit-burst")
 _HASHLIMIT = (
@@ -529,15 +432,14 @@ _HASHLIMIT = (
     "hashlimit-rate-match", "hashlimit-rate-interval",
 )  # fmt: skip
 
-Maker = Callable[[Option, XtPart], Test]
 MODULES: dict[str, dict[str, Maker]] = {
     "": {"src": _src, "dst": _dst, "protocol": _protocol, "in": _in, "out": _out, "fragment": _no, "4": _yes, "6": _yes, "ipv4": _yes, "ipv6": _yes},
-    "tcp": _PORT_OPTIONS | {"tcp-flags": _tcp_flags, "syn": _syn},
+    "tcp": _PORT_OPTIONS | {"tcp-flags": tcp_flags, "syn": syn},
     "udp": dict(_PORT_OPTIONS),
     "udplite": dict(_PORT_OPTIONS),
     "sctp": dict(_PORT_OPTIONS),
     "dccp": dict(_PORT_OPTIONS),
-    "multiport": {"dports": _dport, "sports": _sport, "ports": _either_port, "destination-ports": _dport, "source-ports": _sport},
+    "multiport": {"dports": dport, "sports": sport, "ports": either_port, "destination-ports": dport, "source-ports": sport},
     "comment": {"comment": _yes},
     "conntrack": {
         "ctstate": _ctstate, "ctstatus": _ctstatus, "ctdir": _ctdir, "ctproto": _protocol, "ctorigsrc": _ct_tuple("src"),
@@ -549,7 +451,7 @@ MODULES: dict[str, dict[str, Maker]] = {
     "mark": {"mark": _mark},
     "connmark": {"mark": _connmark},
     "addrtype": {"src-type": _address_type("src"), "dst-type": _address_type("dst"), "limit-iface-in": _yes, "limit-iface-out": _yes},
-    "statistic": {"mode": _statistic, "probability": _yes, "every": _yes, "packet": _yes},
+    "statistic": {"mode": _statistic, "probability": _said, "every": _said, "packet": _yes},
     "recent": {
         "rcheck": _recent, "update": _recent, "set": _recent, "remove": _recent, "name": _yes, "seconds": _yes, "reap": _yes, "mask": _yes,
         "rsource": _yes, "rdest": _yes, "hitcount": _yes, "rttl": _yes,
@@ -560,8 +462,8 @@ MODULES: dict[str, dict[str, Maker]] = {
         "physdev-is-out": _physdev_is("out"), "physdev-is-bridged": _physdev_is("bridged"),
     },
     "iprange": {"src-range": _address_range("src"), "dst-range": _address_range("dst")},
-    "icmp": {"icmp-type": _icmp(_ICMP, 1)},
-    "icmp6": {"icmpv6-type": _icmp(_ICMP6, 58)},
+    "icmp": {"icmp-type": icmp(ICMP_TYPES, 1)},
+    "icmp6": {"icmpv6-type": icmp(ICMP6_TYPES, 58)},
     "mac": {"mac-source": _mac_source},
     "pkttype": {"pkt-type": _packet_type},
     "limit": {"limit": _rate, "limit-burst": _yes},
@@ -570,10 +472,10 @@ MODULES: dict[str, dict[str, Maker]] = {
     "connbytes": {"connbytes": _rate, "connbytes-dir": _yes, "connbytes-mode": _yes},
     "quota": {"quota": _rate},
     "owner": {"uid-owner": _owner, "gid-owner": _owner, "socket-exists": _owner, "suppl-groups": _yes},
-    "length": {"length": _length},
-    "ttl": {"ttl-eq": _ttl("eq"), "ttl-lt": _ttl("lt"), "ttl-gt": _ttl("gt")},
-    "hl": {"hl-eq": _ttl("eq"), "hl-lt": _ttl("lt"), "hl-gt": _ttl("gt")},
-    "dscp": {"dscp": _dscp},
+    "length": {"length": length},
+    "ttl": {"ttl-eq": ttl("eq"), "ttl-lt": ttl("lt"), "ttl-gt": ttl("gt")},
+    "hl": {"hl-eq": ttl("eq"), "hl-lt": ttl("lt"), "hl-gt": ttl("gt")},
+    "dscp": {"dscp": dscp},
     "nfacct": {"nfacct-name": _yes},
     "policy": {"pol": _policy, "dir": _yes},
     "helper": {"helper": _no},
@@ -583,6 +485,6 @@ MODULES: dict[str, dict[str, Maker]] = {
     "frag": dict.fromkeys(("fragid", "fraglen", "fragfirst", "fragmore", "fraglast", "fragres"), _no),
     "hbh": {"hbh-len": _no},
     "dst": {"dst-len": _no},
-    "tos": {"tos": _tos},
+    "tos": {"tos": tos},
 }  # fmt: skip
 MODULES["ipv6-icmp"] = MODULES["icmpv6"] = MODULES["icmp6"]

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from glassnet.net import address
 from glassnet.net.tristate import Answer
-from glassnet.ruleset.model import Chain, Rule
+from glassnet.ruleset.model import Chain, Rule, uncollected
 from glassnet.ruleset.parse_iptables import comment_of, parse_rule
-from glassnet.tracer.evaluate.xt_matches import Test, compile_match
+from glassnet.tracer.evaluate.xt_fields import Test
+from glassnet.tracer.evaluate.xt_matches import compile_match
 from glassnet.tracer.evaluate.xt_targets import Action, compile_target
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.packet import Packet
@@ -83,6 +84,7 @@ def candidates(chain: Chain, packet: Packet, start: int) -> Iterable[int]:
         return range(start, len(chain.raw))
     if chain.index is None:
         assert chain.make is not None
-        chain.index = Index(chain, chain.make.__self__.lines)  # type: ignore[attr-defined]
+        with uncollected():
+            chain.index = Index(chain, chain.make.__self__.lines)  # type: ignore[attr-defined]
     index: Index = chain.index
     return index.positions(packet, start)

@@ -17,7 +17,7 @@ Action = Callable[[Packet], Effect | None]  # None: on to the next rule
 
 # Those that leave the path of the packet as it is, as far as rules can see.
 _PASS = frozenset((
-    "LOG", "NFLOG", "ULOG", "TRACE", "AUDIT", "TCPMSS", "CHECKSUM", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "SET", "TEE", "RATEEST",
+    "LOG", "NFLOG", "ULOG", "TRACE", "AUDIT", "TCPMSS", "CHECKSUM", "CLASSIFY", "ECN", "SET", "TEE", "RATEEST",
     "IDLETIMER", "LED", "CONNSECMARK", "SECMARK", "TCPOPTSTRIP", "HMARK",
 ))  # fmt: skip
 _SIMPLE = {"ACCEPT": v.ACCEPT, "DROP": v.DROP, "RETURN": v.RETURN}
@@ -97,6 +97,35 @@ def _mark(part: XtPart) -> Action:
 
     def act(packet: Packet) -> None:
         packet.mark = change(packet.mark)
+
+    return act
+
+
+def _hops(part: XtPart) -> Action:
+    (option,) = part.options
+    kind, value = option.name.rpartition("-")[2], int(option.values[0])
+
+    def act(packet: Packet) -> None:
+        ttl = {"set": value, "inc": packet.ttl + value, "dec": packet.ttl - value}[kind]
+        packet.ttl = min(max(ttl, 0), 255)
+
+    return act
+
+
+def _dscp(part: XtPart) -> Action:
+    value = int(part.get("set-dscp"), 0)
+
+    def act(packet: Packet) -> None:
+        packet.dscp = value
+
+    return act
+
+
+def _tos(part: XtPart) -> Action:
+    value, mask = _pair(part.get("set-tos"), 0xFF)
+
+    def act(packet: Packet) -> None:
+        packet.dscp = ((packet.dscp << 2 & ~mask) ^ value) >> 2 & 63
 
     return act
 
@@ -214,5 +243,5 @@ def _tproxy(part: XtPart) -> Action:
 
 _TARGETS: dict[str, Callable[[XtPart], Action]] = {
     "REJECT": _reject, "MARK": _mark, "CONNMARK": _connmark, "DNAT": _nat, "SNAT": _nat, "MASQUERADE": _masquerade, "REDIRECT": _redirect,
-    "NETMAP": _netmap, "CT": _ct, "NOTRACK": _notrack, "TPROXY": _tproxy, "NFQUEUE": _queue, "QUEUE": _queue,
+    "NETMAP": _netmap, "CT": _ct, "NOTRACK": _notrack, "TPROXY": _tproxy, "TTL": _hops, "HL": _hops, "DSCP": _dscp, "TOS": _tos, "NFQUEUE": _queue, "QUEUE": _queue,
 }  # fmt: skip
