@@ -23,6 +23,7 @@ nc netcat-openbsd
 ifconfig net-tools
 column bsdextrautils
 tcpdump tcpdump
+ipset ipset
 "
 
 # the tests compare with the reference CNI plugins

@@ -6,6 +6,7 @@ Linux; the sysctls are in Documentation/networking/ip-sysctl.rst.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class Departure:
 
 
 Result = End | Departure
+Gate = Callable[[Branch, Callable[[], Iterator["Result"]]], Iterator["Result"]]
 
 
 class Passage:
@@ -71,6 +73,7 @@ class Passage:
         self.machine = machine
         self.filter = Filter(machine, find, limit)
         self.name = machine.name
+        self.gate: Gate | None = None  # asked behind prerouting; may go on, or answer from what it knows
 
     # -- locally made packets
 
@@ -223,15 +226,23 @@ class Passage:
         packet = branch.packet
         before = packet.dst
         for each, verdict in self.filter.run("prerouting", branch):
-            if verdict.kind != v.ACCEPT:
-                yield self._ended(each, verdict, "prerouting")
-            elif port and each.packet.bridged and each.packet.dst == before:
-                yield from self._switch(each, dev, port)
-            elif port and each.packet.physin and each.packet.dst != before:
-                yield from self._bridged_translation(each, dev, port)
+            if self.gate is None:
+                yield from self._onward(each, verdict, dev, port, before)
             else:
-                each.packet.bridged = False
-                yield from self._input(each, dev)
+                yield from self.gate(each, functools.partial(self._onward, each, verdict, dev, port, before))
+
+    def _onward(self, branch: Branch, verdict: Verdict, dev: str, port: str, before: int) -> Iterator[Result]:
+        """Behind prerouting: switched, switched to where it was translated to, or handed to IP."""
+        packet = branch.packet
+        if verdict.kind != v.ACCEPT:
+            yield self._ended(branch, verdict, "prerouting")
+        elif port and packet.bridged and packet.dst == before:
+            yield from self._switch(branch, dev, port)
+        elif port and packet.physin and packet.dst != before:
+            yield from self._bridged_translation(branch, dev, port)
+        else:
+            packet.bridged = False
+            yield from self._input(branch, dev)
 
     def _bridged_translation(self, branch: Branch, bridge: str, port: str) -> Iterator[Result]:
         """br_nf_pre_routing_finish: a translated packet whose new destination is on the same bridge is switched, not routed."""

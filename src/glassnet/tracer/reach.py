@@ -1,30 +1,26 @@
 """Who reaches which Service: every pod against every Service port, traced through the real rules.
 
-Two pods of a node whose addresses no rule tells apart (they lie in the same ranges of all rules, and the rules that name them are alike)
-get the same treatment, so one of them is traced for both. A pod that is an endpoint of the Service is traced for itself.
+Two pods of a node that no rule tells apart (see `signatures`) get the same treatment, so one of them is traced for both. And what happens to a packet
+behind the translation on its first node does not depend on the Service it was sent to, but on the endpoint it was translated to: ten Services
+with the same endpoints ask once. An endpoint's own way back to itself is traced for itself.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glassnet.net import address
-from glassnet.ruleset.model import NFT, Chain
-from glassnet.tracer.machine import POD, Machine
+from glassnet.ruleset.model import uncollected
+from glassnet.tracer import path
+from glassnet.tracer.machine import Machine
 from glassnet.tracer.objects import Objects, Port, service_addresses
-from glassnet.tracer.packet import PROTOCOLS
-from glassnet.tracer.trace import Request, Trace, Tracer
+from glassnet.tracer.packet import PROTOCOLS, Branch
+from glassnet.tracer.signatures import Signatures
+from glassnet.tracer.trace import Request, Trace, Tracer, Way
 from glassnet.tracer.world import World
 
-_PREFIX = re.compile(r"\d+\.\d+\.\d+\.\d+/\d+|[0-9a-f]*:[0-9a-f:]+/\d+")
-_JSON_PREFIX = re.compile(rb'"addr": ?"([0-9a-f.:]+)", ?"len": ?(\d+)')
-_SERVICE_CHAIN = re.compile(r"KUBE-(?:SEP|SVC|SVL|EXT|FW|XLB)-").match
-_OWN = ("glassnet", "kube-proxy")
-_HASHED = re.compile(r"CNI-[0-9a-f]{24}")
-_COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
 LETTERS = {"ok": "●", "refused": "×", "rejected": "×", "dropped": "○", "no-answer": "○", "unknown": "?", "mixed": "◐"}
 
 
@@ -39,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows are pods, columns Service ports (`namespace/name[:port]`). `traced` is how many pairs were traced, the others being like one of them."""
+    """Rows are pods, columns Service ports (`namespace/name[:port]`). `traced` is how many ways behind a translation were followed."""
 
     pods: tuple[str, ...]
     ports: tuple[str, ...]
@@ -55,169 +51,160 @@ class Matrix:
         return found
 
 
+class Outcome(NamedTuple):
+    """How a share of the packets fares. `destination` is where the first node's translation sent them (0: it did not come to that)."""
+
+    share: float
+    result: str
+    why: str
+    doubts: tuple[str, ...]
+    destination: int = 0
+
+
 def reach(world: World, objects: Objects, tracer: Tracer, pods: Iterable[Machine], ports: Iterable[Port]) -> Matrix:
     """Trace every pod against every Service port with an address."""
     rows, columns = list(pods), [port for port in ports if _address(port)]
-    signatures = Signatures(world)
-    classes = {pod.name: signatures.of(pod) for pod in rows}
-    endpoints = {port.text: _endpoint_addresses(objects, port) for port in columns}
-    known: dict[tuple[Any, ...], Cell] = {}
-    cells = []
-    for pod in rows:
-        own = {a.text for a in pod.stack.addresses}
-        line = []
-        for port in columns:
-            key = (
-                (pod.name, port.text, port.protocol)
-                if own & endpoints[port.text]
-                else (classes[pod.name], port.text, port.protocol)
+    with uncollected():
+        work = _Work(world, objects, tracer, rows)
+        cells = tuple(tuple(work.cell(pod, port) for port in columns) for pod in rows)
+    return Matrix(tuple(p.name for p in rows), tuple(p.text for p in columns), cells, work.followed)
+
+
+class _Work:
+    """Outcomes, each found once."""
+
+    def __init__(self, world: World, objects: Objects, tracer: Tracer, pods: list[Machine]) -> None:
+        self.world, self.objects, self.tracer, self.pods = world, objects, tracer, pods
+        signatures = Signatures(world)
+        numbers: dict[Any, int] = {}
+        self.classes = {pod.name: numbers.setdefault(signatures.of(pod), len(numbers)) for pod in pods}
+        self.known: dict[int, tuple[list[Outcome], Cell]] = {}
+        self.own = {pod.name: {a.value for a in pod.stack.addresses} for pod in pods}
+        self.endpoints: dict[Any, set[int]] = {}
+        self.by_class: dict[Any, list[Outcome] | None] = {}
+        self.behind: dict[Any, list[Outcome]] = {}
+        self.followed = 0
+
+    def cell(self, pod: Machine, port: Port) -> Cell:
+        """The pair's cell; one for all pairs that share their outcomes."""
+        outcomes = self.outcomes(pod, port)
+        found = self.known.get(id(outcomes))
+        if found is None:
+            found = self.known[id(outcomes)] = (outcomes, _cell(outcomes))
+        return found[1]
+
+    def outcomes(self, pod: Machine, port: Port) -> list[Outcome]:
+        """How packets of a pod to a Service port fare."""
+        own, endpoints = self.own[pod.name], self._endpoints(port)
+        like = self._of_class(pod, port)
+        if like is None:
+            return self._trace(pod, port, lambda dst: True)
+        if not own & endpoints:
+            return like
+        mine = [each for each in like if each.destination not in own]
+        if len(mine) == len(like):
+            return like
+        return mine + [o for o in self._trace(pod, port, lambda dst: dst in own) if o.destination in own]
+
+    def _endpoints(self, port: Port) -> set[int]:
+        key = (port.namespace, port.name)
+        found = self.endpoints.get(key)
+        if found is None:
+            found = self.endpoints[key] = {address.number(e.ip) for e in self.objects.endpoints.get(key, ()) if e.ip}
+        return found
+
+    def _of_class(self, pod: Machine, port: Port) -> list[Outcome] | None:
+        """The outcomes of a pod that no rule tells from this one, and that is no endpoint of the Service; None when there is none."""
+        key = (self.classes[pod.name], port.text, port.protocol)
+        if key not in self.by_class:
+            endpoints = self._endpoints(port)
+            other = next(
+                (p for p in self.pods if self.classes[p.name] == key[0] and not self.own[p.name] & endpoints), None
             )
-            cell = known.get(key)
-            if cell is None:
-                cell = known[key] = _cell(tracer, pod, port)
-            line.append(cell)
-        cells.append(tuple(line))
-    return Matrix(tuple(p.name for p in rows), tuple(p.text for p in columns), tuple(cells), len(known))
+            self.by_class[key] = self._trace(other, port, lambda dst: True) if other is not None else None
+        return self.by_class[key]
+
+    def _trace(self, pod: Machine, port: Port, wanted: Callable[[int], bool]) -> list[Outcome]:
+        """Trace a pair; behind the first translation, ways that are known are not followed again, and those not `wanted` not at all."""
+        text = _address(port)
+        request = Request(
+            pod.name, 128 if ":" in text else 32, PROTOCOLS[port.protocol.lower()], address.number(text), port.port
+        )
+        node = self.world.machines.get(pod.node)
+        found: list[Outcome] = []
+        if node is None:
+            return [_outcome(way) for way in self.tracer.trace(request, recorded=False).ways]
+        passage = self.tracer.passage(node)
+
+        def gate(branch: Branch, onward: Callable[[], Iterator[path.Result]]) -> Iterator[path.Result]:
+            packet = branch.packet
+            if not wanted(packet.dst):
+                return
+            source = pod.name if packet.dst in self.own[pod.name] else self.classes[pod.name]
+            key = (
+                source,
+                packet.dst,
+                packet.dport,
+                packet.protocol,
+                packet.mark,
+                packet.bits,
+                packet.dst == request.dst and port.text,
+            )
+            if key not in self.behind:
+                self.followed += 1
+                self.behind[key] = self._follow(node, passage, branch, onward, request)
+            for each in self.behind[key]:
+                found.append(each._replace(share=each.share * branch.weight, doubts=(*branch.doubts, *each.doubts)))
+            yield from ()
+
+        passage.gate = gate
+        try:
+            found += [_outcome(way) for way in self.tracer.trace(request, recorded=False).ways]
+        finally:
+            passage.gate = None
+        return found
+
+    def _follow(
+        self,
+        node: Machine,
+        passage: path.Passage,
+        branch: Branch,
+        onward: Callable[[], Iterator[path.Result]],
+        request: Request,
+    ) -> list[Outcome]:
+        """What comes behind the translation, there and back, for one packet of a share of 1."""
+        gate, passage.gate = passage.gate, None
+        weight, doubts, branch.weight, branch.doubts = branch.weight, branch.doubts, 1.0, ()
+        destination = branch.packet.dst
+        try:
+            return [
+                _outcome(way)._replace(destination=destination) for way in self.tracer.follow(onward(), node, request)
+            ]
+        finally:
+            passage.gate, branch.weight, branch.doubts = gate, weight, doubts
+
+
+def _outcome(way: Way) -> Outcome:
+    return Outcome(way.weight, way.result, way.detail if way.result != "ok" else "", way.doubts)
 
 
 def _address(port: Port) -> str:
     return next((text for text, where in service_addresses(port.service) if where == "spec.clusterIP"), "")
 
 
-def _endpoint_addresses(objects: Objects, port: Port) -> set[str]:
-    return {e.ip for e in objects.endpoints.get((port.namespace, port.name), ())}
-
-
-def _cell(tracer: Tracer, pod: Machine, port: Port) -> Cell:
-    text = _address(port)
-    request = Request(
-        pod.name, 128 if ":" in text else 32, PROTOCOLS[port.protocol.lower()], address.number(text), port.port
-    )
-    return cell_of(tracer.trace(request, recorded=False))
-
-
-def cell_of(trace: Trace) -> Cell:
-    """One word for a trace."""
-    shares = tuple(sorted(trace.results.items()))
-    why = next((way.detail for way in trace.ways if way.result != "ok"), "")
-    if not trace.certain:
-        return Cell("unknown", shares, why or next((d for way in trace.ways for d in way.doubts), ""))
+def _cell(outcomes: list[Outcome]) -> Cell:
+    """One word for a pair."""
+    results: dict[str, float] = {}
+    for each in outcomes:
+        results[each.result] = results.get(each.result, 0.0) + each.share
+    shares = tuple((name, round(share, 9)) for name, share in sorted(results.items()))
+    why = next((each.why for each in outcomes if each.result != "ok"), "")
+    doubts = [doubt for each in outcomes for doubt in each.doubts]
+    if "unknown" in results or (doubts and len(results) > 1):
+        return Cell("unknown", shares, why or doubts[0])
     return Cell(shares[0][0] if len(shares) == 1 else "mixed", shares, why)
 
 
-class Signatures:
-    """What the rules of a world can tell a pod's address by."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._prefixes: dict[str, list[tuple[int, int, int]]] = {}
-        self._lines: dict[str, dict[str, list[str]]] = {}
-        own = {a.text for pod in world.of_kind(POD) for a in pod.stack.addresses if a.scope == "global"}
-        for machine in world.machines.values():
-            if machine.kind != POD:
-                self._prefixes[machine.name], self._lines[machine.name] = _scan(machine, own)
-
-    def of(self, pod: Machine) -> tuple[Any, ...]:
-        """Equal for pods that no rule tells apart."""
-        found: list[Any] = [pod.node, bool(pod.ruleset.count()) and pod.name]
-        for item in pod.stack.addresses:
-            if item.scope != "global":
-                continue
-            for name, prefixes in self._prefixes.items():
-                inside = tuple(
-                    i
-                    for i, (network, mask, bits) in enumerate(prefixes)
-                    if bits == item.bits and item.value & mask == network
-                )
-                found.append((name, inside, tuple(sorted(self._lines[name].get(item.text, ())))))
-            found.append(
-                tuple(
-                    sorted(
-                        f"{m.name} {t}"
-                        for m in self.world.of_kind("node")
-                        for t, held in m.recent.items()
-                        if item.value in held
-                    )
-                )
-            )
-        return tuple(found)
-
-
-def _scan(machine: Machine, own: set[str]) -> tuple[list[tuple[int, int, int]], dict[str, list[str]]]:
-    """(ranges that rules know, pod address -> the rules that name it, with their names made alike) of one machine."""
-    prefixes: set[tuple[int, int, int]] = set()
-    named: dict[str, list[str]] = {}
-    for table in machine.ruleset.tables:
-        for chain in table.chains.values():
-            shared = not (_SERVICE_CHAIN(chain.name) or (table.tool == NFT and table.name in _OWN))
-            for text in _texts(chain):
-                _note(text, shared, own, prefixes, named, table.chains)
-        for each in table.sets.values():
-            elements = bytes(each.elements) if not isinstance(each.elements, list) else repr(each.elements).encode()
-            _note_elements(
-                each.name, elements, table.name in _OWN and not each.name.startswith("affinity"), own, prefixes, named
-            )
-    for each in machine.ruleset.ipsets.values():
-        _note_elements(each.name, repr(each.elements).encode(), False, own, prefixes, named)
-    return sorted(prefixes), named
-
-
-def _texts(chain: Chain) -> Iterator[str]:
-    """The rules of a chain as text or JSON, without taking them apart."""
-    if chain.table.tool != NFT:
-        lines = chain.make.__self__.lines  # type: ignore[union-attr]
-        for index in chain.raw:
-            yield lines[index]
-    else:
-        for item in chain.raw:
-            yield item.text or bytes(item.expr).decode("utf-8", "replace")
-
-
-_WORD = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:[0-9a-f:]*")
-
-
-def _note(
-    text: str,
-    shared: bool,
-    own: set[str],
-    prefixes: set[tuple[int, int, int]],
-    named: dict[str, list[str]],
-    chains: dict[str, Chain],
-) -> None:
-    for found in _PREFIX.findall(text):
-        try:
-            network, mask, bits = address.prefix(found)
-        except ValueError:
-            continue  # a chain's name: `…__10.200.0.5/8081`
-        if mask != (1 << bits) - 1:
-            prefixes.add((network, mask, bits))
-    for host, length in _JSON_PREFIX.findall(text.encode()):
-        prefixes.add(address.prefix(f"{host.decode()}/{int(length)}"))
-    if not shared:
-        return
-    for word in set(_WORD.findall(text)) & own:
-        said = _COMMENT.sub("", text.replace(word, "@"))
-        for chain in _HASHED.findall(said):
-            inner = (
-                " | ".join(_COMMENT.sub("", line).replace(chain, "CNI") for line in _texts(chains[chain]))
-                if chain in chains
-                else ""
-            )
-            said = said.replace(chain, f"CNI({inner})")
-        named.setdefault(word, []).append(said)
-
-
-def _note_elements(
-    name: str,
-    elements: bytes,
-    services: bool,
-    own: set[str],
-    prefixes: set[tuple[int, int, int]],
-    named: dict[str, list[str]],
-) -> None:
-    for host, length in _JSON_PREFIX.findall(elements):
-        prefixes.add(address.prefix(f"{host.decode()}/{int(length)}"))
-    if services:
-        return
-    for word in set(_WORD.findall(elements.decode("utf-8", "replace"))) & own:
-        named.setdefault(word, []).append(f"set {name}")
+def cell_of(trace: Trace) -> Cell:
+    """The cell of a pair that was traced whole."""
+    return _cell([_outcome(way) for way in trace.ways])

@@ -126,13 +126,22 @@ class Tracer:
             arrivals = self._arrive(branch, machine, request.entry, request.dst)
         else:
             arrivals = self._results(self.passage(machine).send(branch), machine)
-        for end in arrivals:
+        self._collect(found, arrivals, replies)
+        return found
+
+    def follow(self, results: Iterator[path.Result], machine: Machine, request: Request) -> list[Way]:
+        """The ways that go on from the middle of one, with their answers; `results` are those of a passage through `machine`."""
+        found = Trace(request)
+        self._collect(found, self._results(results, machine), True)
+        return found.ways
+
+    def _collect(self, found: Trace, ends: Iterator[End], replies: bool) -> None:
+        for end in ends:
             way = _way(end)
             found.ways.append(way)
             if replies and end.kind in (path.DELIVERED, path.REFUSED):
-                self._reply(found, way, end, request)
+                self._reply(found, way, end, found.request)
         found.ways.sort(key=lambda way: -way.weight)
-        return found
 
     # -- there
 

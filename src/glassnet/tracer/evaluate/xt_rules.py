@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
 from glassnet.net import address
 from glassnet.net.tristate import Answer
-from glassnet.ruleset.model import Chain, Rule, uncollected
+from glassnet.ruleset.model import Chain, Rule, XtRule, uncollected
 from glassnet.ruleset.parse_iptables import comment_of, parse_rule
 from glassnet.tracer.evaluate.xt_fields import Test
 from glassnet.tracer.evaluate.xt_matches import compile_match
@@ -23,16 +24,30 @@ _PORT = re.compile(r"(?<!! )--dport (\d+)(?: |$)").search
 _FULL = ("/32", "/128", None)
 
 
+@functools.lru_cache(maxsize=16384)
+def _questions(text: str) -> tuple[XtRule, str, list[Test]]:
+    """A rule's text taken apart, its comment, its questions. The nodes of a cluster have most rules in common."""
+    body = parse_rule(text)
+    return body, comment_of(body), [compile_match(part) for part in body.matches if part.name != "comment"]
+
+
+@functools.lru_cache(maxsize=16384)
+def _action(text: str, is_jump: bool) -> Action:
+    """What a rule does; `is_jump` tells that its target is a chain of its table."""
+    body = _questions(text)[0]
+    names = {body.target.name} if body.target is not None and is_jump else set()
+    return compile_target(body.target, names, body.goto)
+
+
 class Compiled:
     """A rule ready to run: its questions, cheapest first as written, and its action."""
 
     __slots__ = ("act", "tests")
 
     def __init__(self, rule: Rule) -> None:
-        body = rule.body = parse_rule(rule.text)
-        rule.comment = comment_of(body)
-        self.tests: list[Test] = [compile_match(part) for part in body.matches if part.name != "comment"]
-        self.act: Action = compile_target(body.target, rule.chain.table.chains, body.goto)
+        rule.body, rule.comment, self.tests = _questions(rule.text)
+        target = rule.body.target
+        self.act = _action(rule.text, target is not None and target.name in rule.chain.table.chains)
 
     def answers(self, packet: Packet, machine: Machine) -> Iterable[Answer]:
         """What each match says."""
