@@ -31,6 +31,9 @@ class Machine:
     ruleset_known: bool = True
     cluster_address: tuple[int, ...] = ()
     source: str = ""
+    leases: dict[str, str] = field(default_factory=dict)  # address -> the first line of its IPAM file, the container's ID
+    cni_conf: dict[str, str] = field(default_factory=dict)  # files of the CNI's configuration directory
+    conntrack_stats: str = ""  # what `conntrack -S` printed
     tables: list[tuple[str, bytes]] = field(default_factory=list)  # dumps of the connection table: (file, text)
 
     def __post_init__(self) -> None:
