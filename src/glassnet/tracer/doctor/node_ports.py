@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -78,6 +79,7 @@ def _compare(
             ):
                 continue
             reason, evidence = _why(way, node, guilty)
+            reason = _general(case, reason, endpoint)
             fault = faults.setdefault((node, reason), _Fault(node, reason, evidence))
             fault.ports[f"{port.text} {port.protocol} {port.node_port}"] = None
             fault.endpoints[endpoint] = None
@@ -106,6 +108,13 @@ def _why(way: Way, node: str, guilty: Culprit) -> tuple[str, list[str]]:
         return guilty.detail, [guilty.detail]
     where = f"{guilty.machine}: " if guilty.machine not in guilty.detail else ""
     return f"{where}{guilty.detail}", [f"{where}{guilty.detail}", *_last_route(way)]
+
+
+def _general(case: Case, reason: str, endpoint: str) -> str:
+    """A reason that is the same for all pods of a node."""
+    pod = case.objects.pods_by_address.get(endpoint)
+    home = pod.get("spec", {}).get("nodeName", "") if pod is not None else ""
+    return re.sub(rf"(?<![\d.:]){re.escape(endpoint)}(?![\d:])", f"pods of {home}", reason) if home else reason
 
 
 def _last_route(way: Way) -> list[str]:
@@ -161,5 +170,8 @@ def _remedy(case: Case, fault: _Fault, endpoints: list[str]) -> tuple[str, ...]:
 
 
 def _inside(text: str, cidr: str) -> bool:
-    network, mask, bits = address.prefix(cidr)
+    try:
+        network, mask, bits = address.prefix(cidr)
+    except ValueError:
+        return False
     return bits == (128 if ":" in text else 32) and address.number(text) & mask == network

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from glassnet.net import address
 from glassnet.tracer import path
 from glassnet.tracer.doctor.blame import culprit
 from glassnet.tracer.doctor.case import Case
 from glassnet.tracer.doctor.finding import CRITICAL, WARNING, Finding, some
-from glassnet.tracer.machine import HOST, NODE, Machine
+from glassnet.tracer.machine import HOST, NODE
 from glassnet.tracer.objects import Port
+from glassnet.tracer.trace import Way
 
 _HOSTS = 20  # of the snapshot, from which load balancer addresses are tried
+
+
+class _Lost(NamedTuple):
+    """A host whose packets end at the wrong node, the route that leads there, and what drops them."""
+
+    host: str
+    route: str
+    evidence: tuple[str, ...]
 
 
 def local_policy(case: Case) -> Iterator[Finding]:
@@ -84,7 +94,7 @@ def _routed(case: Case, ports: list[Port]) -> Iterator[Finding]:
         text = address.canonical(item.get("ip") or "")
         if not text or item.get("ipMode") == "Proxy":
             continue
-        found: dict[str, list[tuple[Machine, str]]] = {}
+        found: dict[str, list[_Lost]] = {}
         for host in hosts:
             if not any((":" in own) == (":" in text) for own in case.addresses(host)):
                 continue
@@ -99,21 +109,21 @@ def _routed(case: Case, ports: list[Port]) -> Iterator[Finding]:
                     continue
                 guilty = culprit(way, case.world)
                 if guilty is not None and guilty.hook:
-                    found.setdefault(way.machine, []).append((host, guilty.text))
+                    because = [each.text for each in case.explainer.because(way.steps[-1])] if way.steps else []
+                    found.setdefault(way.machine, []).append(_Lost(host.name, _led_by(way), (guilty.text, *because)))
         for node, lost in found.items():
             yield _routed_finding(case, port, text, node, lost, homes)
 
 
-def _routed_finding(
-    case: Case, port: Port, text: str, node: str, lost: list[tuple[Machine, str]], homes: set[str]
-) -> Finding:
-    by_host = {host.name: rule for host, rule in lost}
-    names = list(by_host)
-    routes = []
-    for host, _ in lost[:3]:
-        route = next(host.fib.matches("main", address.number(text), 128 if ":" in text else 32), None)
-        if route is not None:
-            routes.append(f"ip route on {host.name}: {route.text}")
+def _led_by(way: Way) -> str:
+    """The last route of a host before the packet came to the node that dropped it."""
+    routes = [step for step in way.steps if step.kind == "route" and step.machine != way.machine and step.chain]
+    return f"ip route on {routes[-1].machine}: {routes[-1].chain}" if routes else ""
+
+
+def _routed_finding(case: Case, port: Port, text: str, node: str, lost: list[_Lost], homes: set[str]) -> Finding:
+    names = list(dict.fromkeys(each.host for each in lost))
+    routes = [each.route for each in lost if each.route]
     good = sorted(home for home in homes if home in case.world.machines)
     hops = [case.node_address(case.world.machines[home]) for home in good]
     return Finding(
@@ -124,7 +134,7 @@ def _routed_finding(
         (
             port.refer("spec.externalTrafficPolicy", "Local").text,
             *dict.fromkeys(routes),
-            next(iter(by_host.values())),
+            *dict.fromkeys(lost[0].evidence),
             f"nodes with endpoints: {some(good)}",
         ),
         (
