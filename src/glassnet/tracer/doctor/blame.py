@@ -27,6 +27,11 @@ class Culprit(NamedTuple):
     answer: bool = False  # it was the answer that got lost
 
     @property
+    def place(self) -> Chain | None:
+        """The chain whose rule or policy it was."""
+        return self.rule.chain if self.rule is not None else self.chain
+
+    @property
     def key(self) -> tuple[str, str]:
         """The same for all flows that end for the same reason."""
         return self.machine, self.text

@@ -10,6 +10,7 @@ from glassnet.tracer.doctor.blame import lost
 from glassnet.tracer.doctor.case import Case, cluster_ip
 from glassnet.tracer.doctor.cni_files import in_use
 from glassnet.tracer.doctor.finding import CRITICAL, INFO, WARNING, Finding, some
+from glassnet.tracer.doctor.marks import mark_thieves
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.objects import Port
 from glassnet.tracer.trace import Trace, Way
@@ -38,14 +39,14 @@ def hairpin(case: Case) -> Iterator[Finding]:
 
 
 def _to_itself(case: Case, node: Machine, pod: Machine, ports: list[Port], own: list[str]) -> Way | None:
-    """The way from a pod through a Service back to itself, if it fails."""
+    """The way from a pod through a Service back to itself, if it fails (and not for a lost mark: `mark-clash` tells of that)."""
     for port in ports:
         if port.protocol not in ("TCP", "UDP"):
             continue
         trace = _through(case, pod, port)
         ways = [way for way in trace.ways if _endpoint(way, node) in own]
         if ways:
-            return next((way for way in ways if lost(way) is not None), None)
+            return next((way for way in ways if lost(way) is not None and not mark_thieves(way)), None)
     return None
 
 

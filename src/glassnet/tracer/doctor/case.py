@@ -217,15 +217,20 @@ class Case:
         return found
 
     def _node_ports(self) -> list[Port]:
-        """Those worth a look: of ports with the same endpoints, one for each protocol."""
-        found: dict[tuple[object, ...], Port] = {}
+        """One of each group whose node ports lead to the same endpoints."""
+        return [group[0] for group in self.node_port_groups.values()][:MOST_SERVICES]
+
+    @cached_property
+    def node_port_groups(self) -> dict[tuple[object, ...], list[Port]]:
+        """Service ports with node ports (policy Cluster) that have the same protocol, endpoints and affinity."""
+        found: dict[tuple[object, ...], list[Port]] = {}
         for port in self.ports:
-            local = port.service.get("spec", {}).get("externalTrafficPolicy") == "Local"
             endpoints = tuple(sorted((e.ip, e.port) for e in self.ready(port)))
+            local = port.service.get("spec", {}).get("externalTrafficPolicy") == "Local"
             if port.node_port and not local and endpoints and port.protocol.lower() in PROTOCOLS:
                 sticky = port.service.get("spec", {}).get("sessionAffinity")
-                found.setdefault((port.protocol, sticky, endpoints), port)
-        return list(found.values())[:MOST_SERVICES]
+                found.setdefault((port.protocol, sticky, endpoints), []).append(port)
+        return found
 
 
 def cluster_ip(service: Object) -> str:

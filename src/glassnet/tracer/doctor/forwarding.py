@@ -40,7 +40,7 @@ def forward_drop(case: Case) -> Iterator[Finding]:
         if machine is None:
             continue
         every = flows + (others[key][1] if key in others else [])
-        chain = guilty.chain or (guilty.rule.chain if guilty.rule is not None else None)
+        chain = guilty.place
         named = f"{chain.table.name} {chain.name}" if chain is not None else "a forward chain"
         owner = owner_of(chain)[0] if chain is not None else ""
         what = f"policy drop of {named}" if guilty.chain is not None else f"a rule in {named}"
@@ -57,7 +57,7 @@ def forward_drop(case: Case) -> Iterator[Finding]:
 
 def _accept(case: Case, machine: Machine, guilty: Culprit) -> tuple[str, ...]:
     """How to let pods' packets through."""
-    chain = guilty.chain or (guilty.rule.chain if guilty.rule is not None else None)
+    chain = guilty.place
     if chain is None:
         return ()
     six = chain.table.family == "ip6"
@@ -72,10 +72,12 @@ def _accept(case: Case, machine: Machine, guilty: Culprit) -> tuple[str, ...]:
             for side in ("saddr", "daddr")
         )
     tool = f"{'ip6tables' if six else 'iptables'}{'-legacy' if chain.table.tool == 'iptables-legacy' else ''}"
+    if chain.table.name != "filter":
+        tool += f" -t {chain.table.name}"
     spots = [f"{tool} -I FORWARD -{side} {cidr} -j ACCEPT" for cidr in ranges[:6] for side in "sd"]
     if guilty.rule is not None:
         return (
-            f"{tool} -t {chain.table.name} -D {guilty.rule.text.removeprefix('-A ')}   # or accept the pods' packets before it",
+            f"{tool} -D {guilty.rule.text.removeprefix('-A ')}   # or accept the pods' packets before it",
             *spots,
         )
     return (f"{tool} -P {chain.name} ACCEPT   # or accept the pods' packets:", *spots)

@@ -23,7 +23,7 @@ def mark_clash(case: Case) -> Iterator[Finding]:
     for node in case.nodes:
         uses = uses_of(node)
         owners = {use.owner for use in uses if use.owner}
-        writers = [use for use in uses if use.kind == SET]
+        writers = sorted((use for use in uses if use.kind == SET), key=lambda use: use.owner == _PROXY)
         done: set[tuple[str, str]] = set()
         for write in writers:
             for owner in sorted(owners - {write.owner}):
@@ -58,7 +58,7 @@ def _finding(case: Case, node: Machine, write: Use, theirs: list[Use], uses: lis
         probe.title
         for (_, name), probe in case.node_port_probes.items()
         if name == node.name
-        and any(write.text in _texts(mark_thieves(case, way)) and culprit(way, case.world) for way in probe.trace.ways)
+        and any(write.text in _texts(mark_thieves(way)) and culprit(way, case.world) for way in probe.trace.ways)
     ]
     owner = theirs[0].owner
     verb = "writes" if write.kind == SET else "tests"
@@ -94,7 +94,7 @@ def _remedy(write: Use, bits: int) -> tuple[str, ...]:
     return (how, "or give kube-proxy another bit: iptables.masqueradeBit, nftables.masqueradeBit")
 
 
-def mark_thieves(case: Case, way: Way) -> list[Use]:
+def mark_thieves(way: Way) -> list[Use]:
     """Rules that took kube-proxy's mark from a packet on its way, before the source was translated."""
     marked = 0
     found: list[Use] = []

@@ -36,21 +36,21 @@ def one_node(case: Case) -> Iterator[Finding]:
     """
     told = set(killed(case, case.pod_probes))
     faults: dict[tuple[str, str], _Fault] = {}
-    ports = list(dict.fromkeys(port for port, _ in case.node_port_probes))
-    for port in ports:
+    groups = {group[0]: group for group in case.node_port_groups.values()}
+    for port in dict.fromkeys(port for port, _ in case.node_port_probes):
         ways = {
             node.name: case.node_port_probes[port, node.name].trace.ways
             for node in case.nodes
             if (port, node.name) in case.node_port_probes
         }
-        _compare(case, port, ways, told, faults)
+        _compare(case, groups[port], ways, told, faults)
     for fault in faults.values():
         yield _finding(case, fault)
 
 
 def _compare(
     case: Case,
-    port: Port,
+    ports: list[Port],
     ways: dict[str, list[Way]],
     told: set[tuple[str, str]],
     faults: dict[tuple[str, str], _Fault],
@@ -71,17 +71,12 @@ def _compare(
             if not works:
                 continue
             guilty = culprit(way, case.world)
-            if (
-                guilty is None
-                or guilty.key in told
-                or "reverse path filter" in guilty.detail
-                or mark_thieves(case, way)
-            ):
+            if guilty is None or guilty.key in told or "reverse path filter" in guilty.detail or mark_thieves(way):
                 continue
             reason, evidence = _why(way, node, guilty)
             reason = _general(case, reason, endpoint)
             fault = faults.setdefault((node, reason), _Fault(node, reason, evidence))
-            fault.ports[f"{port.text} {port.protocol} {port.node_port}"] = None
+            fault.ports |= {f"{port.text} {port.protocol} {port.node_port}": None for port in ports}
             fault.endpoints[endpoint] = None
             fault.good |= works
 
