@@ -18,7 +18,8 @@ IPTABLES, LEGACY, NFTABLES = "hardway-iptables", "hardway-iptables-legacy", "har
 
 
 @functools.cache
-def _healthy(name: str) -> Files:
+def healthy(name: str) -> Files:
+    """A capture without the faults it has. Copy before changing."""
     files = {path: data for path, data in capture_files(name).items() if path != "flows.json"}
     for path in list(files):
         if path.endswith("bridge-link.json"):
@@ -34,7 +35,7 @@ def _healthy(name: str) -> Files:
 
 def world(name: str, *changes: Change) -> World:
     """A capture without the faults it has (no hairpin mode, a route of the neighbor's), and with these changes."""
-    files = dict(_healthy(name))
+    files = dict(healthy(name))
     for change in changes:
         change(files)
     return read_world(files, name)

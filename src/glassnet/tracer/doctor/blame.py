@@ -37,19 +37,30 @@ class Culprit(NamedTuple):
         return self.machine, self.text
 
 
-def lost(way: Way) -> Way | None:
+def lost(way: Way, world: World) -> Way | None:
     """The part of a way (there, or back) that is lost for certain; None when it is fine, or not known."""
     if way.doubts or way.kind not in (path.DELIVERED, path.REFUSED):
-        return None if way.doubts or way.kind in _FINE else way
+        return None if way.doubts or way.kind in _FINE or _guessed(way, world) else way
     reply = way.reply
-    if reply is None or reply.doubts or reply.kind in _FINE:
+    if reply is None or reply.doubts or reply.kind in _FINE or _guessed(reply, world):
         return None
     return reply
 
 
+def _guessed(part: Way, world: World) -> bool:
+    """Whether the loss follows from a dump that is not there: of routes, or of bridge ports."""
+    machine = world.machines.get(part.machine)
+    if machine is None:
+        return True
+    routes = any(route.bits == part.packet.bits and route.table != "local" for route in machine.stack.routes)
+    if not routes and (part.kind == path.NO_ROUTE or "reverse path filter" in part.detail):
+        return True
+    return "hairpin" in part.detail and not machine.stack.ports
+
+
 def culprit(way: Way, world: World) -> Culprit | None:
     """What made a way fail; None when it did not."""
-    part = lost(way)
+    part = lost(way, world)
     if part is None:
         return None
     answer = part is way.reply

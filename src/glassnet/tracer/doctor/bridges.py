@@ -16,6 +16,7 @@ from glassnet.tracer.objects import Port
 from glassnet.tracer.trace import Trace, Way
 
 _TRIES = 40  # flows simulated for one bridge
+_SERVICES = 4  # tried for one pod, until one leads back to it
 
 
 def hairpin(case: Case) -> Iterator[Finding]:
@@ -40,20 +41,18 @@ def hairpin(case: Case) -> Iterator[Finding]:
 
 def _to_itself(case: Case, node: Machine, pod: Machine, ports: list[Port], own: list[str]) -> Way | None:
     """The way from a pod through a Service back to itself, if it fails (and not for a lost mark: `mark-clash` tells of that)."""
-    for port in ports:
-        if port.protocol not in ("TCP", "UDP"):
-            continue
+    for port in [port for port in ports if port.protocol in ("TCP", "UDP")][:_SERVICES]:
         trace = _through(case, pod, port)
         ways = [way for way in trace.ways if _endpoint(way, node) in own]
         if ways:
-            return next((way for way in ways if lost(way) is not None and not mark_thieves(way)), None)
+            return next((way for way in ways if lost(way, case.world) is not None and not mark_thieves(way)), None)
     return None
 
 
 def _hairpin_finding(
     case: Case, node: Machine, bridge: str, failed: list[tuple[Machine, Way]], services: list[str]
 ) -> Finding:
-    details = list(dict.fromkeys(_detail(way) for _, way in failed))
+    details = list(dict.fromkeys(_detail(case, way) for _, way in failed))
     ports = [case.world.port_of(pod) for pod, _ in failed]
     off = [name for name in ports if name in node.stack.ports and not node.stack.ports[name].hairpin]
     evidence = [f"bridge link: {name} master {bridge} hairpin off" for name in off[:3]]
@@ -126,8 +125,8 @@ def _bypassed(case: Case, node: Machine, pods: list[Machine], bits: int) -> list
                 continue
             done.add(port)
             for way in _through(case, client, port).ways:
-                if _endpoint(way, node) == text and lost(way) is not None and way.reply is not None:
-                    found.append((client, port, _detail(way)))
+                if _endpoint(way, node) == text and lost(way, case.world) is not None and way.reply is not None:
+                    found.append((client, port, _detail(case, way)))
                     break
     return found
 
@@ -214,6 +213,6 @@ def _endpoint(way: Way, node: Machine) -> str:
     return next((address.text_of(c.reply_src, c.bits) for c in made if c.translates_destination), "")
 
 
-def _detail(way: Way) -> str:
-    part = lost(way)
+def _detail(case: Case, way: Way) -> str:
+    part = lost(way, case.world)
     return part.detail if part is not None else ""

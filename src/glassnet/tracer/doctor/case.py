@@ -22,6 +22,7 @@ from glassnet.tracer.world import World
 
 MOST_PAIRS = 120  # of nodes, between which flows are simulated
 MOST_SERVICES = 12  # whose node ports are simulated
+BRANCHES = 3000  # of one packet on one machine: more of them come of rules that are not understood
 OUTSIDE = "192.0.2.1"  # a client nobody knows (TEST-NET-1)
 _PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 _TOLD = (path.DELIVERED, path.REFUSED)
@@ -43,7 +44,7 @@ class Case:
         self.world = world
         self.objects = Objects(world.objects)
         self.explainer = Explainer(self.objects)
-        self.tracer = Tracer(world)
+        self.tracer = Tracer(world, BRANCHES)
         self.names = Names(world, self.objects)
         self.nodes: list[Machine] = world.of_kind(NODE)
         self._tables: dict[str, list[Classified]] = {}
@@ -106,14 +107,12 @@ class Case:
     @cached_property
     def ports_by_endpoint(self) -> dict[str, list[Port]]:
         """Address of a ready endpoint -> ports of Services with a ClusterIP that lead there."""
-        found: dict[str, list[Port]] = {}
+        found: dict[str, dict[Port, None]] = {}
         for port in self.ports:
             if cluster_ip(port.service):
                 for endpoint in self.ready(port):
-                    held = found.setdefault(endpoint.ip, [])
-                    if port not in held:
-                        held.append(port)
-        return found
+                    found.setdefault(endpoint.ip, {})[port] = None
+        return {ip: list(ports) for ip, ports in found.items()}
 
     # -- connections
 

@@ -19,13 +19,15 @@ _MANY = 100  # insert_failed since boot, from which on it is no chance
 
 def stale(case: Case) -> Iterator[Finding]:
     """UDP entries that keep sending to what is no endpoint any more: a client with a fixed source port never gets away from it."""
+    facts = case.facts
+    served = (
+        {fact.name for fact, _ in facts.virtual.values() if fact.live and fact.protocol == "udp"} if facts else set()
+    )
     for node, service, found in _grouped(case, conntrack_report.STALE):
         udp = [each for each in found if each.entry.protocol == "udp"]
         if not udp:
             continue
-        vacant = case.facts is not None and not any(
-            fact.live for fact, _ in case.facts.virtual.values() if fact.name == service and fact.protocol == "udp"
-        )
+        vacant = service not in served
         unanswered = any(each.entry.unreplied for each in udp)
         yield Finding(
             "stale-conntrack",
@@ -42,7 +44,10 @@ def stale(case: Case) -> Iterator[Finding]:
 def before_rules(case: Case) -> Iterator[Finding]:
     """Entries to a Service's address that were made before its rules: they are never translated."""
     for node, service, found in _grouped(case, conntrack_report.BEFORE):
-        alive = [each for each in found if not each.entry.over]
+        known = (
+            case.facts is not None and case.facts.endpoints_known
+        )  # what the rules refuse looks the same: unanswered
+        alive = [each for each in found if not each.entry.over and (known or not each.entry.unreplied)]
         if not alive:
             continue
         yield Finding(

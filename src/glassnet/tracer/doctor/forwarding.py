@@ -93,7 +93,7 @@ def rp_filter(case: Case) -> Iterator[Finding]:
     found: dict[tuple[str, str], tuple[Way, list[str]]] = {}
     for probe in (*case.pod_probes, *case.node_port_probes.values()):
         for way in probe.trace.ways:
-            part = lost(way)
+            part = lost(way, case.world)
             if part is None or _REVERSE not in part.detail:
                 continue
             held = found.setdefault((part.machine, part.packet.iif), (part, []))[1]

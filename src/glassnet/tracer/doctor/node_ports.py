@@ -15,6 +15,7 @@ from glassnet.tracer.doctor.forwarding import killed
 from glassnet.tracer.doctor.marks import mark_thieves
 from glassnet.tracer.objects import Port
 from glassnet.tracer.trace import Way
+from glassnet.tracer.world import World
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ def _compare(
     anywhere = dict.fromkeys(node for nodes in good.values() for node in nodes)
     for node, each in ways.items():
         for way in each:
-            if lost(way) is None:
+            if lost(way, case.world) is None:
                 continue
             endpoint = _endpoint(way, node)
             works = good.get(endpoint, {}) if endpoint else {n: None for n in anywhere if n != node}
@@ -73,7 +74,7 @@ def _compare(
             guilty = culprit(way, case.world)
             if guilty is None or guilty.key in told or "reverse path filter" in guilty.detail or mark_thieves(way):
                 continue
-            reason, evidence = _why(way, node, guilty)
+            reason, evidence = _why(way, node, guilty, case.world)
             reason = _general(case, reason, endpoint)
             fault = faults.setdefault((node, reason), _Fault(node, reason, evidence))
             fault.ports |= {f"{port.text} {port.protocol} {port.node_port}": None for port in ports}
@@ -87,7 +88,7 @@ def _endpoint(way: Way, node: str) -> str:
     return next((address.text_of(c.reply_src, c.bits) for c in made if c.translates_destination), "")
 
 
-def _why(way: Way, node: str, guilty: Culprit) -> tuple[str, list[str]]:
+def _why(way: Way, node: str, guilty: Culprit, world: World) -> tuple[str, list[str]]:
     """(reason, evidence) of a way that fails."""
     if guilty.hook:
         reason = f"dropped at {guilty.hook} on {guilty.machine}"
@@ -102,7 +103,7 @@ def _why(way: Way, node: str, guilty: Culprit) -> tuple[str, list[str]]:
     if guilty.detail.endswith("is 0"):
         return guilty.detail, [guilty.detail]
     where = f"{guilty.machine}: " if guilty.machine not in guilty.detail else ""
-    return f"{where}{guilty.detail}", [f"{where}{guilty.detail}", *_last_route(way)]
+    return f"{where}{guilty.detail}", [f"{where}{guilty.detail}", *_last_route(way, world)]
 
 
 def _general(case: Case, reason: str, endpoint: str) -> str:
@@ -112,9 +113,9 @@ def _general(case: Case, reason: str, endpoint: str) -> str:
     return re.sub(rf"(?<![\d.:]){re.escape(endpoint)}(?![\d:])", f"pods of {home}", reason) if home else reason
 
 
-def _last_route(way: Way) -> list[str]:
+def _last_route(way: Way, world: World) -> list[str]:
     """The routing decision before the end."""
-    part = lost(way) or way
+    part = lost(way, world) or way
     routes = [step for step in part.steps if step.kind == "route"]
     if not routes:
         return []
