@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy soak lock clean
+.PHONY: setup up down test check bench bench-proxy soak fuzz-parsers lock clean
 
 setup:
 	@scripts/setup.sh
@@ -30,6 +30,10 @@ bench-proxy: setup
 # Ten minutes of churn under load; prints counts of errors.
 soak: setup
 	@.venv/bin/python -m benchmarks.proxy_soak
+
+# Feeds damaged dumps to the parsers for a minute, guided by the lines they reach.
+fuzz-parsers: setup
+	@.venv/bin/python -m tests.fuzz_parsers --seconds 60
 
 # Writes requirements.lock anew from pyproject.toml: exact versions with hashes, for every Python and machine glassnet supports.
 lock:

@@ -23,7 +23,15 @@ COMMANDS = {
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
+    "where": ("glassnet.cli.where", "List everything a Service caused on each node."),
+    "diff": ("glassnet.cli.diff", "Say what changed between two snapshots, and whose doing it was."),
+    "drift": ("glassnet.cli.drift", "Say what the nodes' rules should be and are not, per object."),
+    "explain": ("glassnet.cli.explain", "Say whose a chain, a rule or an address is."),
+    "reach": ("glassnet.cli.reach", "Say which pods reach which Services, as a matrix."),
+    "conntrack": ("glassnet.cli.conntrack", "Read the connection table: whose entries, which are wrong, how full."),
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
+    "break": ("glassnet.cli.break_", "Make one of the faults that real clusters have."),
+    "mend": ("glassnet.cli.mend", "Undo a fault, exactly."),
     "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
 }
 

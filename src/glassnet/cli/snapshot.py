@@ -41,7 +41,7 @@ def command(lab: str | None, output: str, kubeconfig: str | None) -> None:
         f"{output}: {name}, {len(manifest['machines'])} machines, {sum(manifest['objects'].values())} objects, {size / 1e6:.1f} MB unpacked"
     )
     for machine, parts in manifest["not_there"].items():
-        missing = [why for file, why in parts.items() if not file.startswith(("ipset", "nft-hooks"))]
+        missing = [why for file, why in parts.items() if not file.startswith("ipset")]
         if missing:
             click.echo(f"  {machine}: without {'; '.join(missing)}", err=True)
     if not manifest["objects"]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from glassnet.cli.worlds import load_world, snapshot_options
+
+if TYPE_CHECKING:
+    from glassnet.cli.live import Live
 
 EPILOG = """
 \b
 FROM  a pod (probe, demo/probe, deploy/web), a node (worker-0), a host of the snapshot, `internet`, or an address.
 TO    svc/NAME[:PORT], a pod or node with a port (worker-0:30080), or ADDRESS:PORT.
 \b
-Exit status: 0 every packet arrives and is answered, 1 some or all do not, 3 not known.
+Exit status: 0 every packet arrives and is answered, 1 some or all do not, 3 not known, 4 (--live) the kernel did otherwise.
 \b
 Examples:
   glassnet trace probe svc/web
@@ -24,6 +27,7 @@ Examples:
   glassnet trace probe 10.200.1.7 --proto icmp -o json
   glassnet trace 203.0.113.9 svc/web --via worker-2 -o svg > path.svg
   glassnet trace probe svc/web --snapshot dump.tar.gz
+  glassnet trace probe svc/web --live
 """
 PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
 
@@ -44,11 +48,14 @@ PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
 @click.option(
     "--rules", "show_rules", is_flag=True, help="Show every rule as it is written, not only those that decide."
 )
+@click.option(
+    "--live", is_flag=True, help="Send that very packet too, and compare the kernel's own trace rule by rule."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json", "svg"]), default="text", help="Form of the answer.")
 @snapshot_options
 def command(
     source: str, target: str, proto: str | None, namespace: str, via: str | None, sport: int, size: int, existing: bool,
-    show_rules: bool, output: str, snapshot: str | None, lab: str | None,
+    show_rules: bool, live: bool, output: str, snapshot: str | None, lab: str | None,
 ) -> None:  # fmt: skip
     """Follow the first packet of a connection from FROM to TO through the real rules, routes and bridges, and its answer back.
 
@@ -62,13 +69,23 @@ def command(
     from glassnet.tracer.report import exit_status, trace_report
     from glassnet.tracer.trace import Tracer
 
-    world = load_world(snapshot, lab)
+    sending = _live(snapshot, lab) if live else None
+    world = sending.world if sending else load_world(snapshot, lab)
+    sport = sending.source_port(sport) if sending else sport
     objects = Objects(world.objects)
     request = Names(world, objects, namespace).request(source, target, proto or "", via or "", sport, size)
     trace = Tracer(world).trace(replace(request, existing=existing))
     report = trace_report(trace, world, Explainer(objects))
+    if sending:
+        report["live"] = sending.send(trace)
     _show(report, output, show_rules)
     sys.exit(exit_status(report))
+
+
+def _live(snapshot: str | None, lab: str | None) -> Live:
+    from glassnet.cli.live import Live
+
+    return Live(snapshot, lab)
 
 
 def _show(report: dict[str, Any], output: str, show_rules: bool) -> None:
@@ -82,3 +99,7 @@ def _show(report: dict[str, Any], output: str, show_rules: bool) -> None:
         from glassnet.cli.show_trace import show
 
         show(report, show_rules)
+        if "live" in report:
+            from glassnet.cli.live import show_live
+
+            show_live(report["live"], report["request"])

@@ -25,7 +25,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ip6tables-save.txt": ("ip6tables-nft-save", "-c"),
     "nft-ruleset.json": ("nft", "-j", "list", "ruleset"),
     "nft-ruleset.nft": ("nft", "-a", "list", "ruleset"),
-    "nft-hooks.txt": ("nft", "list", "hooks"),
     "ipset-save.txt": ("ipset", "save"),
     "ip-addr.json": ("ip", "-j", "-d", "addr"),
     "ip-route.json": ("ip", "-j", "route", "show", "table", "all"),

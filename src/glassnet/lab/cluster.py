@@ -7,7 +7,7 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from glassnet.agent.changes import Writer
 from glassnet.agent.control_plane import ControlPlane
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.live_sender import ask_of
+from glassnet.agent.live_trace import send_traced
 from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.routes import RouteLoop
 from glassnet.agent.snapshots import take
@@ -33,6 +35,8 @@ from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import control, readiness
 from glassnet.lab.build import Lab, build
+from glassnet.lab.faults.journal import Faults
+from glassnet.lab.faults.scene import Ground
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
 from glassnet.lab.proxies import Proxies
@@ -40,7 +44,7 @@ from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
-from glassnet.net.errors import ApiError, LabError
+from glassnet.net.errors import ApiError, GlassnetError, LabError
 from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
@@ -137,9 +141,10 @@ class Cluster:
         self._start(self._proxies.run())
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
-        self._control = await control.serve(
-            self._lab, {"status": self.status, "proxy": self.switch_proxy, "snapshot": self.snapshot}
-        )
+        faults = Faults(self._lab, Ground(self._machines.machines, self._topology, self.view, self.api))
+        answers: dict[str, Callable[..., Any]] = {"status": self.status, "proxy": self.switch_proxy}
+        answers |= {"snapshot": self.snapshot, "live": self.live, "break": faults.break_, "mend": faults.mend}
+        self._control = await control.serve(self._lab, answers)
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
@@ -167,6 +172,14 @@ class Cluster:
         place = self._lab.path / "snapshot.tar.gz"
         await asyncio.to_thread(write_archive, str(place), files)
         return {"file": str(place)}
+
+    async def live(self, flow: dict[str, Any], machine: str, pod: str) -> dict[str, Any]:
+        """Send a packet with the kernel's trace on everywhere; the answer to `glassnet trace --live`."""
+        assert self._machines is not None
+        try:
+            return await send_traced(self._machines.machines, ask_of(flow), machine, pod)
+        except GlassnetError as error:
+            return {"error": str(error)}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -64,7 +64,9 @@ def text_of(value: int, bits: int) -> str:
 def prefix(text: str) -> tuple[int, int, int]:
     """(network, mask, bits) of `ADDRESS`, `ADDRESS/LENGTH` or `ADDRESS/MASK`; bits is 32 or 128. Raises ValueError."""
     address, _, length = text.partition("/")
-    found = canonical(address)
+    found = (
+        str(ipaddress.IPv6Address(address)) if ":" in address else canonical(address)
+    )  # ::ffff:0:0/96 stays what it is
     if not found:
         raise ValueError(f"not an address: {address!r}")
     bits = 128 if ":" in found else 32

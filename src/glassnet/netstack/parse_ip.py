@@ -33,7 +33,7 @@ def _rows(data: bytes, source: str) -> list[dict[str, Any]]:
         return []
     try:
         found = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         hint = "; the file was cut off" if "truncated" in str(error) else ""
         raise ParseError(f"not the JSON of `ip -j`: {error}{hint}", source) from None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):

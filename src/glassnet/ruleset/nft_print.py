@@ -7,10 +7,18 @@ from typing import Any
 
 def rule_text(body: list[Any], comment: str = "") -> str:
     """A rule as `nft list ruleset` would show it."""
-    words = [statement_text(statement) for statement in body]
+    words = [_safe(statement) for statement in body] if isinstance(body, list) else [str(body)]
     if comment:
         words.append(f'comment "{comment}"')
     return " ".join(word for word in words if word)
+
+
+def _safe(statement: Any) -> str:
+    """A statement in nft's words; one of a form that nft does not print, as it stands."""
+    try:
+        return statement_text(statement)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
+        return str(statement)
 
 
 def statement_text(statement: Any) -> str:

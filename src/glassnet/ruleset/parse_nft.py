@@ -77,7 +77,7 @@ def parse_nft_json(data: bytes, source: str = "") -> list[Table]:
     """Tables of a JSON listing. Raises ParseError with the place where the text is broken or misses what it must have."""
     try:
         listing = msgspec.json.decode(data, type=_Listing)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ParseError(_place(str(error), data), source, _line(str(error), data)) from None
     except RecursionError:
         raise ParseError("nested too deeply to be a listing of nft", source) from None
@@ -154,7 +154,7 @@ def decode(raw: Any, source: str = "") -> Any:
     """Decode what was left as bytes. Raises ParseError."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ParseError(str(error), source) from None
 
 

@@ -21,7 +21,7 @@ _ERAS = (Recipe(), Recipe(colon_without_port_name=True))
 _IPTABLES = re.compile(r"KUBE-(SVC|SVL|XLB|FW|EXT|SEP)-([A-Z2-7]{16})").fullmatch
 # kube-proxy's nftables names: KIND-HASH-namespace/service/protocol/port[__address/port]
 _NFT = re.compile(
-    r"(service|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/]+)/([^/]+)/([a-z]+)/([^_]*)(?:__(.+)/(\d+))?"
+    r"(service|local|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/]+)/([^/]+)/([a-z]+)/([^_]*)(?:__(.+)/(\d+))?"
 ).fullmatch
 _SET = re.compile(r"@([A-Za-z0-9_./-]+)").search
 _NAME = re.compile(r"([a-z0-9.-]+)/([a-z0-9.-]+)(?::([a-z0-9-]*))?")
@@ -29,6 +29,7 @@ ROLES = {
     "SVC": "all endpoints", "SVL": "endpoints on this node", "XLB": "endpoints on this node (kube-proxy before 1.24)",
     "FW": "the load balancer's source ranges", "EXT": "traffic from outside", "SEP": "one endpoint",
     "service": "all endpoints", "external": "traffic from outside", "firewall": "the load balancer's source ranges",
+    "local": "endpoints on this node",
     "endpoint": "one endpoint", "affinity": "clients bound to one endpoint",
 }  # fmt: skip
 # Chains and tables that no single object asks for: whose they are and what for.

@@ -17,7 +17,7 @@ class Machine:
     """A node, a pod or a host outside. `name` as users write it (pods: namespace/name), `node` the node a pod runs on.
 
     `recent` holds the source addresses of xt_recent tables (session affinity in iptables mode), `connections` the dumped entries by
-    either tuple. `ruleset_known` False: nobody dumped the rules.
+    either tuple.
     """
 
     name: str
@@ -28,16 +28,21 @@ class Machine:
     fib: Fib = field(init=False)
     recent: dict[str, set[int]] = field(default_factory=dict)
     connections: dict[tuple[int, int, int, int, int], tuple[Connection, bool]] = field(default_factory=dict)
-    ruleset_known: bool = True
+    broken: tuple[str, ...] = ()  # what is not known of its rules, and why
     cluster_address: tuple[int, ...] = ()
     source: str = ""
     leases: dict[str, str] = field(default_factory=dict)  # address -> the first line of its IPAM file, the container's ID
     cni_conf: dict[str, str] = field(default_factory=dict)  # files of the CNI's configuration directory
-    conntrack_stats: str = ""  # what `conntrack -S` printed
+    statistics: str = ""  # what `conntrack -S` printed
     tables: list[tuple[str, bytes]] = field(default_factory=list)  # dumps of the connection table: (file, text)
 
     def __post_init__(self) -> None:
         self.fib = Fib(self.stack)
+
+    @property
+    def ruleset_known(self) -> bool:
+        """False when nobody dumped the rules, or a listing could not be read."""
+        return not self.broken
 
     def link(self, name: str) -> Link | None:
         """The link of this name."""

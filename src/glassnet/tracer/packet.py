@@ -147,7 +147,7 @@ class Step(NamedTuple):
     """One thing that happened to the packet.
 
     `kind`: send, receive, route, conntrack, rule, policy, nat, bridge, neighbour, note, end. `action` is what happened, in words,
-    `packet` the packet after it.
+    `packet` the packet after it, in words.
     """
 
     kind: str
@@ -155,10 +155,30 @@ class Step(NamedTuple):
     hook: str
     device: str
     action: str
-    packet: str
+    at: tuple[int, int, int, int, int, int]  # bits, protocol, source, its port, destination, its port
     rule: Rule | None = None
     chain: str = ""
     fact: Any = None
+
+    @property
+    def packet(self) -> str:
+        """`tcp 10.0.0.1:40000 > 10.32.0.10:80`: in words only when somebody asks."""
+        bits, protocol, src, sport, dst, dport = self.at
+        return Packet(bits, protocol, src, dst, sport, dport).text
+
+
+DOUBTS = (("if it matches: ", "if it does not match: "), ("if: ", "unless: "))
+
+
+def complementary(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """True when two branches differ in the answer to one question alone."""
+    if len(one) != len(other) or not one or one[:-1] != other[:-1]:
+        return False
+    for yes, no in DOUBTS:
+        for first, second in ((one[-1], other[-1]), (other[-1], one[-1])):
+            if first.startswith(yes) and second.startswith(no) and first[len(yes) :] == second[len(no) :]:
+                return True
+    return False
 
 
 class Trail(NamedTuple):
@@ -181,7 +201,7 @@ class Trail(NamedTuple):
 class Branch:
     """One way a packet may take: its state so far.
 
-    `weight` is the probability of the known chances on the way; `doubts` what had to be assumed where something is not known.
+    With `recorded` off no steps are noted. `weight` is the probability of the known chances on the way; `doubts` what had to be assumed where something is not known.
     """
 
     packet: Packet
@@ -189,6 +209,7 @@ class Branch:
     doubts: tuple[str, ...] = ()
     trail: Trail | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    recorded: bool = True
 
     def fork(self, weight: float = 1.0, doubt: str = "") -> Branch:
         """A copy with a packet of its own."""
@@ -201,12 +222,16 @@ class Branch:
             (*self.doubts, doubt) if doubt else self.doubts,
             self.trail,
             dict(self.changes),
+            self.recorded,
         )
 
     def add(
         self, kind: str, machine: str, action: str, rule: Rule | None = None, chain: str = "", fact: Any = None
     ) -> None:
-        """Note a step."""
+        """Note a step, unless nobody will look."""
+        if not self.recorded:
+            return
         packet = self.packet
         device = packet.oif if packet.hook in ("output", "postrouting") else packet.iif
-        self.trail = Trail(self.trail, Step(kind, machine, packet.hook, device, action, packet.text, rule, chain, fact))
+        at = (packet.bits, packet.protocol, packet.src, packet.sport, packet.dst, packet.dport)
+        self.trail = Trail(self.trail, Step(kind, machine, packet.hook, device, action, at, rule, chain, fact))

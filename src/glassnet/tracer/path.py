@@ -15,7 +15,7 @@ from glassnet.tracer.evaluate.filter import Filter
 from glassnet.tracer.evaluate.verdicts import Verdict
 from glassnet.tracer.fib import Decision, Question, hop_text
 from glassnet.tracer.machine import Machine
-from glassnet.tracer.packet import Branch, Connection
+from glassnet.tracer.packet import Branch, Connection, Packet
 
 DELIVERED, REFUSED, REJECTED, DROPPED = "delivered", "refused", "rejected", "dropped"
 NO_ROUTE, UNREACHABLE, NO_NEIGHBOUR, EXPIRED, LEFT, UNKNOWN = (
@@ -57,11 +57,17 @@ Result = End | Departure
 
 
 class Passage:
-    """Moves packets through one machine. `find` looks up connections that this trace made here."""
+    """Moves packets through one machine. `find` looks up connections that this trace made here; `blocked` says why a bridge of the machine
+    does not switch a packet that came by a port ("": it does)."""
 
     def __init__(
-        self, machine: Machine, find: Callable[[Branch], tuple[Connection, bool] | None], limit: int = 20_000
+        self,
+        machine: Machine,
+        find: Callable[[Branch], tuple[Connection, bool] | None],
+        limit: int = 20_000,
+        blocked: Callable[[Machine, str, str, Packet], str] = lambda machine, bridge, port, packet: "",
     ) -> None:
+        self.blocked = blocked
         self.machine = machine
         self.filter = Filter(machine, find, limit)
         self.name = machine.name
@@ -239,8 +245,14 @@ class Passage:
         yield from self._input(branch, bridge)
 
     def _switch(self, branch: Branch, bridge: str, port: str) -> Iterator[Result]:
-        """From port to port of a bridge, through IP's hooks."""
+        """From port to port of a bridge, through IP's hooks: the port is judged before them (__br_forward is behind should_deliver)."""
         packet = branch.packet
+        lost = self.blocked(self.machine, bridge, port, packet)
+        if lost:
+            packet.hook = ""
+            branch.add("bridge", self.name, lost)
+            yield End(branch, self.name, DROPPED, lost)
+            return
         packet.oif = bridge
         branch.changes["switching"] = True
         for each, verdict in self.filter.run("forward", branch):

@@ -125,7 +125,9 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def exit_status(report: dict[str, Any]) -> int:
-    """0 every packet is answered, 1 some or all are not, 3 not known."""
+    """0 every packet is answered, 1 some or all are not, 3 not known, 4 the kernel did otherwise (`live`)."""
+    if report.get("live", {}).get("verdict") == "differs":
+        return 4
     if not report["certain"] or "unknown" in report["results"]:
         return 3
     good = set(report["results"]) <= {"ok", DELIVERED} or set(report["results"]) == {"left"}

@@ -1,4 +1,4 @@
-"""What a node keeps in files rather than in the kernel: addresses that IPAM gave away, the CNI's configuration, counters of conntrack.
+"""What a node keeps in files rather than in the kernel: addresses that IPAM gave away, and the CNI's configuration.
 
 `NODE/cni-networks/NETWORK/ADDRESS` are host-local's files as they lie in /var/lib/cni/networks (container ID, CRLF, interface name),
 `NODE/cni-conf/NAME` those of /etc/cni/net.d. `cni-leases.txt` and `cni-conf.txt` hold all of them, each after a line `== NAME`.
@@ -12,7 +12,6 @@ from glassnet.net import address
 from glassnet.tracer.world import World
 
 LEASES, CONF = "cni-networks/", "cni-conf/"
-_STATS = ("conntrack-stats.txt", "conntrack-s.txt", "conntrack-S.txt")
 
 
 def read_node_state(world: World, files: Mapping[str, bytes]) -> None:
@@ -30,9 +29,7 @@ def read_node_state(world: World, files: Mapping[str, bytes]) -> None:
         machine = machines.get(folder)
         if machine is None:
             continue
-        if base in _STATS:
-            machine.conntrack_stats = _text(files[name])
-        elif base == "cni-leases.txt":
+        if base == "cni-leases.txt":
             for place, body in _parts(_text(files[name])):
                 _lease(machine.leases, place, body)
         elif base == "cni-conf.txt":

@@ -5,13 +5,14 @@ A trace is exact as far as the snapshot goes. What is not known taints the branc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from glassnet.net import address
 from glassnet.tracer import path
+from glassnet.tracer.connections import load_connections
 from glassnet.tracer.machine import NODE, POD, Machine
-from glassnet.tracer.packet import ACK, PORTED, RST, SYN, Branch, Connection, Packet, Step
+from glassnet.tracer.packet import ACK, DOUBTS, PORTED, RST, SYN, Branch, Connection, Packet, Step
 from glassnet.tracer.path import Departure, End, Passage
 from glassnet.tracer.world import World
 
@@ -88,8 +89,10 @@ class Trace:
 
     @property
     def certain(self) -> bool:
-        """False when something on the way is not known."""
-        return not any(way.doubts or way.kind == path.UNKNOWN for way in self.ways)
+        """False when something is not known that the result depends on."""
+        if any(way.result == "unknown" or any(not _question(doubt) for doubt in way.doubts) for way in self.ways):
+            return False
+        return len(self.results) == 1 or not any(way.doubts for way in self.ways)
 
 
 class Tracer:
@@ -103,12 +106,12 @@ class Tracer:
         """The machine's passage, made once."""
         found = self._passages.get(machine.name)
         if found is None:
-            found = self._passages[machine.name] = Passage(machine, _finder(machine), self.limit)
+            found = self._passages[machine.name] = Passage(machine, _finder(machine), self.limit, self._blocked)
         found.filter.left = self.limit
         return found
 
-    def trace(self, request: Request, replies: bool = True) -> Trace:
-        """Follow a request's packet. Raises KeyError for a machine the world does not have."""
+    def trace(self, request: Request, replies: bool = True, recorded: bool = True) -> Trace:
+        """Follow a request's packet. Without `recorded` ways have no steps, only ends. Raises KeyError for a machine the world does not have."""
         packet = Packet(
             request.bits, request.protocol, request.source, request.dst, request.sport, request.dport,
             icmp_type=8 if request.protocol == 1 else 128 if request.protocol == 58 else 0,
@@ -116,7 +119,7 @@ class Tracer:
         )  # fmt: skip
         if request.protocol not in PORTED:
             packet.sport = packet.dport = 0
-        branch = Branch(packet, changes={"existing": request.existing})
+        branch = Branch(packet, changes={"existing": request.existing}, recorded=recorded)
         machine = self.world.machines[request.machine]
         found = Trace(request)
         if request.entry:
@@ -207,21 +210,10 @@ class Tracer:
 
     def _into_pod(self, departure: Departure, node: Machine, pod: Machine, device: str) -> Iterator[End]:
         branch, port = departure.branch, self.world.port_of(pod)
-        facts = node.stack.ports.get(port)
-        packet = branch.packet
-        link = node.link(port)
         if departure.bridge and port:
-            lost = ""
-            if port == departure.ingress and not (facts is not None and facts.hairpin):
-                lost = f"bridge {departure.bridge} does not send it back out of {port}, where it came in (hairpin mode is off)"
-            elif facts is not None and facts.state not in ("forwarding", ""):
-                lost = f"port {port} of {departure.bridge} is {facts.state}"
-            elif link is not None and not link.up:
-                lost = f"{port} of {node.name} is down"
-            elif facts is not None and facts.isolated and _isolated(node, departure.ingress):
-                lost = f"ports {departure.ingress} and {port} of {departure.bridge} are isolated from each other"
+            lost = _lost_at_port(node, departure.bridge, departure.ingress, port)
             if lost:
-                packet.hook = ""
+                branch.packet.hook = ""
                 branch.add("bridge", node.name, lost)
                 yield End(branch, node.name, path.DROPPED, lost)
                 return
@@ -231,6 +223,12 @@ class Tracer:
             f"leaves by {departure.dev}" + (f", port {port}," if departure.bridge and port else "") + f" to {pod.name}",
         )
         yield from self._arrive(branch, pod, device, departure.next_hop)
+
+    def _blocked(self, node: Machine, bridge: str, ingress: str, packet: Packet) -> str:
+        """Why a bridge does not switch a packet to the pod it is for, or ""."""
+        found = self.world.neighbour(node, bridge, packet.next_hop, packet.bits)
+        port = self.world.port_of(found[0]) if found is not None and found[0].kind == POD else ""
+        return _lost_at_port(node, bridge, ingress, port) if port else ""
 
     def _nobody(self, departure: Departure, machine: Machine, target: str) -> End:
         branch, dev = departure.branch, departure.dev
@@ -267,7 +265,7 @@ class Tracer:
             flags=(RST | ACK if end.kind == path.REFUSED else SYN | ACK) if there.protocol == 6 else 0,
         )  # fmt: skip
         changes = {name: value for name, value in end.branch.changes.items() if name not in ("seen", "routed")}
-        branch = Branch(back, 1.0, (), None, changes | {"answer": True})
+        branch = Branch(back, 1.0, (), None, changes | {"answer": True}, end.branch.recorded)
         replies = [
             self._judge(back_end, request) for back_end in self._results(self.passage(machine).send(branch), machine)
         ]
@@ -306,12 +304,31 @@ class Tracer:
         return way
 
 
+def _question(doubt: str) -> bool:
+    """True for a doubt whose other answer is followed as well."""
+    return doubt.startswith(tuple(start for pair in DOUBTS for start in pair))
+
+
+def _lost_at_port(node: Machine, bridge: str, ingress: str, port: str) -> str:
+    """Why a bridge does not send a packet out of a port (should_deliver of br_forward.c), or ""."""
+    facts, link = node.stack.ports.get(port), node.link(port)
+    if port == ingress and not (facts is not None and facts.hairpin):
+        return f"bridge {bridge} does not send it back out of {port}, where it came in (hairpin mode is off)"
+    if facts is not None and facts.state not in ("forwarding", ""):
+        return f"port {port} of {bridge} is {facts.state}"
+    if link is not None and not link.up:
+        return f"{port} of {node.name} is down"
+    if facts is not None and facts.isolated and _isolated(node, ingress):
+        return f"ports {ingress} and {port} of {bridge} are isolated from each other"
+    return ""
+
+
 def _isolated(node: Machine, port: str) -> bool:
     facts = node.stack.ports.get(port)
     return facts is not None and facts.isolated
 
 
-def _finder(machine: Machine):  # type: ignore[no-untyped-def]
+def _finder(machine: Machine) -> Callable[[Branch], tuple[Connection, bool] | None]:
     """Looks a packet up among the connections of this trace, then (when asked to) those of the dump."""
 
     def find(branch: Branch) -> tuple[Connection, bool] | None:
@@ -324,6 +341,8 @@ def _finder(machine: Machine):  # type: ignore[no-untyped-def]
             if (c.reply_src, c.reply_sport, c.reply_dst, c.reply_dport) == (p.src, p.sport, p.dst, p.dport):
                 return c, True
         if branch.changes.get("existing"):
+            if not machine.connections and machine.tables:
+                machine.connections = load_connections(machine)
             return machine.connections.get((p.protocol, p.src, p.sport, p.dst, p.dport))
         return None
 

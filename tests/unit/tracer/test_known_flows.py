@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.tracer_worlds import CAPTURES, capture, flows, lone_node, number, scenarios
 
 from glassnet.net import address
 from glassnet.ruleset.model import Table
@@ -13,7 +14,6 @@ from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_json, parse_nft_text
 from glassnet.tracer.packet import PROTOCOLS
 from glassnet.tracer.trace import Request, Trace, Tracer
-from tests.tracer_worlds import CAPTURES, capture, flows, lone_node, number, scenarios
 
 SCENARIOS = list(scenarios())
 FORMS = {"iptables": ("nft", "legacy"), "nftables": ("json", "text")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from glassnet.net import address
 from glassnet.ruleset.model import Chain, Rule
 from glassnet.tracer import path
 from glassnet.tracer.explain import owner_of
@@ -56,6 +57,14 @@ def _guessed(part: Way, world: World) -> bool:
     if not routes and (part.kind == path.NO_ROUTE or "reverse path filter" in part.detail):
         return True
     return "hairpin" in part.detail and not machine.stack.ports
+
+
+def endpoint_of(way: Way, node: str) -> str:
+    """The endpoint that a node's rules chose for a way, or ""."""
+    made = list(way.connections.get(node, ()))
+    if way.machine == node and way.packet.connection is not None:  # dropped before the connection was confirmed
+        made.append(way.packet.connection)
+    return next((address.text_of(c.reply_src, c.bits) for c in made if c.translates_destination), "")
 
 
 def culprit(way: Way, world: World) -> Culprit | None:

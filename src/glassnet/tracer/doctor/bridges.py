@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from glassnet.net import address
 from glassnet.tracer import conntrack_report
-from glassnet.tracer.doctor.blame import lost
+from glassnet.tracer.doctor.blame import culprit, endpoint_of, lost
 from glassnet.tracer.doctor.case import Case, cluster_ip
 from glassnet.tracer.doctor.cni_files import in_use
 from glassnet.tracer.doctor.finding import CRITICAL, INFO, WARNING, Finding, some
@@ -40,13 +40,19 @@ def hairpin(case: Case) -> Iterator[Finding]:
 
 
 def _to_itself(case: Case, node: Machine, pod: Machine, ports: list[Port], own: list[str]) -> Way | None:
-    """The way from a pod through a Service back to itself, if it fails (and not for a lost mark: `mark-clash` tells of that)."""
+    """The way from a pod through a Service back to itself, if it fails."""
     for port in [port for port in ports if port.protocol in ("TCP", "UDP")][:_SERVICES]:
         trace = _through(case, pod, port)
-        ways = [way for way in trace.ways if _endpoint(way, node) in own]
+        ways = [way for way in trace.ways if endpoint_of(way, node.name) in own]
         if ways:
-            return next((way for way in ways if lost(way, case.world) is not None and not mark_thieves(way)), None)
+            return next((way for way in ways if _by_bridge(case, way)), None)
     return None
+
+
+def _by_bridge(case: Case, way: Way) -> bool:
+    """Whether a way is lost, and not for a rule's drop or a lost mark: other checks tell of these."""
+    guilty = culprit(way, case.world)
+    return guilty is not None and not guilty.hook and not mark_thieves(way)
 
 
 def _hairpin_finding(
@@ -125,7 +131,7 @@ def _bypassed(case: Case, node: Machine, pods: list[Machine], bits: int) -> list
                 continue
             done.add(port)
             for way in _through(case, client, port).ways:
-                if _endpoint(way, node) == text and lost(way, case.world) is not None and way.reply is not None:
+                if endpoint_of(way, node.name) == text and lost(way, case.world) is not None and way.reply is not None:
                     found.append((client, port, _detail(case, way)))
                     break
     return found
@@ -205,12 +211,6 @@ def _gateways(pods: list[Machine], bits: int) -> set[int]:
 
 def _through(case: Case, pod: Machine, port: Port) -> Trace:
     return case.trace(pod, cluster_ip(port.service), port.port, port.protocol.lower())
-
-
-def _endpoint(way: Way, node: Machine) -> str:
-    """The endpoint a node's rules chose for a way, or ""."""
-    made = way.connections.get(node.name, ())
-    return next((address.text_of(c.reply_src, c.bits) for c in made if c.translates_destination), "")
 
 
 def _detail(case: Case, way: Way) -> str:

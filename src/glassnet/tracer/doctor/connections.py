@@ -157,7 +157,7 @@ def _s(found: list[Classified] | list[tuple[ConntrackEntry, ConntrackEntry]]) ->
 
 def _stats(node: Machine) -> ConntrackStats | None:
     try:
-        return parse_conntrack_stats(node.conntrack_stats) if node.conntrack_stats else None
+        return parse_conntrack_stats(node.statistics) if node.statistics else None
     except ParseError:
         return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from glassnet.net import address
 from glassnet.tracer import path
-from glassnet.tracer.doctor.blame import Culprit, culprit, lost
+from glassnet.tracer.doctor.blame import Culprit, culprit, endpoint_of, lost
 from glassnet.tracer.doctor.case import Case
 from glassnet.tracer.doctor.finding import CRITICAL, Finding, some
 from glassnet.tracer.doctor.forwarding import killed
@@ -61,13 +61,13 @@ def _compare(
     for node, each in ways.items():
         for way in each:
             if way.result in ("ok", path.REFUSED) and not way.doubts:
-                good.setdefault(_endpoint(way, node), {})[node] = None
+                good.setdefault(endpoint_of(way, node), {})[node] = None
     anywhere = dict.fromkeys(node for nodes in good.values() for node in nodes)
     for node, each in ways.items():
         for way in each:
             if lost(way, case.world) is None:
                 continue
-            endpoint = _endpoint(way, node)
+            endpoint = endpoint_of(way, node)
             works = good.get(endpoint, {}) if endpoint else {n: None for n in anywhere if n != node}
             if not works:
                 continue
@@ -80,12 +80,6 @@ def _compare(
             fault.ports |= {f"{port.text} {port.protocol} {port.node_port}": None for port in ports}
             fault.endpoints[endpoint] = None
             fault.good |= works
-
-
-def _endpoint(way: Way, node: str) -> str:
-    """The endpoint that the rules of the node chose, or ""."""
-    made = way.connections.get(node, ())
-    return next((address.text_of(c.reply_src, c.bits) for c in made if c.translates_destination), "")
 
 
 def _why(way: Way, node: str, guilty: Culprit, world: World) -> tuple[str, list[str]]:

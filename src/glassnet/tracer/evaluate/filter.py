@@ -19,7 +19,7 @@ from glassnet.tracer.evaluate.nft_values import Spread
 from glassnet.tracer.evaluate.verdicts import Translation, Verdict
 from glassnet.tracer.evaluate.xt_matches import conjunction
 from glassnet.tracer.machine import Machine
-from glassnet.tracer.packet import Branch, Connection
+from glassnet.tracer.packet import Branch, Connection, complementary
 
 Outcome = tuple[Branch, Verdict]
 _FAMILIES = {32: ("ip", "inet"), 128: ("ip6", "inet")}
@@ -53,6 +53,10 @@ class Filter:
     def run(self, hook: str, branch: Branch, after: Callable[[Branch, str], str] | None = None) -> Iterator[Outcome]:
         """Send a packet through a hook. `after(branch, kind)` is called behind each stage and may end the packet with a reason."""
         branch.packet.hook = hook
+        for reason in self.machine.broken:
+            doubt = f"the rules of {self.machine.name} are not all known: {reason}"
+            if doubt not in branch.doubts:
+                branch.doubts = (*branch.doubts, doubt)
         yield from self._stage(self.stages(hook, branch.packet.bits), 0, branch, after)
 
     def stages(self, hook: str, bits: int) -> list[Stage]:
@@ -189,6 +193,8 @@ class Filter:
                 yield from self._follow(chain, each, verdict, depth, going)
             if not going:
                 return
+            if len(going) > 1:
+                going = _merged(going)
             for each in going[1:]:
                 yield from self._walk(chain, each, place + 1, depth)
             branch = going[0]
@@ -327,6 +333,25 @@ class Filter:
             fork.add("rule", self.machine.name, words, rule, rule.chain.where, fact=fork.packet.connection)
             found.append((fork, ACCEPTED))
         return found
+
+
+def _merged(branches: list[Branch]) -> list[Branch]:
+    """Branches that go on alike become one: their shares add up, and a question whose answers lead to the same is none."""
+    found: list[Branch] = []
+    for branch in branches:
+        for place, other in enumerate(found):
+            if branch.packet != other.packet:
+                continue
+            if branch.doubts == other.doubts:
+                other.weight += branch.weight
+                break
+            if complementary(branch.doubts, other.doubts):
+                found[place] = other
+                other.doubts = other.doubts[:-1]
+                break
+        else:
+            found.append(branch)
+    return found
 
 
 def _split(branch: Branch, answer: Answer) -> tuple[Branch, Branch | None]:

@@ -44,13 +44,21 @@ class Compiled:
             from glassnet.ruleset.nft_print import rule_text
 
             rule.text = rule_text(body, rule.comment)
-        for statement in body:
+        for statement in body if isinstance(body, list) else [body]:
             try:
                 if not isinstance(statement, dict) or len(statement) != 1:
                     raise NotUnderstood(f"statement {statement}")
                 ((name, words),) = statement.items()
                 self._add(name, words, table)
-            except (NotUnderstood, KeyError, ValueError, TypeError, IndexError) as error:
+            except (
+                NotUnderstood,
+                KeyError,
+                ValueError,
+                TypeError,
+                IndexError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 self.operations.append((False, _end(str(error) or repr(error))))
                 return
 

@@ -397,9 +397,10 @@ def _statistic(option: Option, part: XtPart) -> Test:
         share = float(part.get("probability"))
         if not 0 <= share <= 1:
             raise ValueError(f"not a probability: {share}")
-        return lambda packet, machine: (
-            Chance(share, f"a share of {share:.3g} of the packets, at random") if share < 1 else True
+        fixed: Answer = (
+            Chance(share, f"a share of {share:.3g} of the packets, at random") if 0 < share < 1 else share > 0
         )
+        return lambda packet, machine: fixed
     if mode != "nth":
         raise ValueError("not a mode of statistic")
     every = int(part.get("every"))
@@ -498,6 +499,16 @@ def _dscp(option: Option, part: XtPart) -> Test:
     return lambda packet, machine: packet.dscp == wanted
 
 
+def _tos(option: Option, part: XtPart) -> Test:
+    value, _, mask_text = option.values[0].partition("/")
+    wanted, mask = int(value, 0), int(mask_text, 0) if mask_text else 0xFF
+    return lambda packet, machine: packet.dscp << 2 & mask == wanted
+
+
+def _clock(option: Option, part: XtPart) -> Test:
+    return lambda packet, machine: Chance(None, "-m time: depends on when the packet comes")
+
+
 def _policy(option: Option, part: XtPart) -> Test:
     wanted = option.values[0]
     if wanted == "none":
@@ -566,5 +577,12 @@ MODULES: dict[str, dict[str, Maker]] = {
     "nfacct": {"nfacct-name": _yes},
     "policy": {"pol": _policy, "dir": _yes},
     "helper": {"helper": _no},
+    "time": dict.fromkeys(("timestart", "timestop", "datestart", "datestop", "weekdays", "monthdays", "kerneltz", "utc", "contiguous"), _clock),
+    "cpu": {"cpu": _rate},
+    "rt": dict.fromkeys(("rt-type", "rt-segsleft", "rt-len"), _no),
+    "frag": dict.fromkeys(("fragid", "fraglen", "fragfirst", "fragmore", "fraglast", "fragres"), _no),
+    "hbh": {"hbh-len": _no},
+    "dst": {"dst-len": _no},
+    "tos": {"tos": _tos},
 }  # fmt: skip
 MODULES["ipv6-icmp"] = MODULES["icmpv6"] = MODULES["icmp6"]

@@ -1,0 +1,69 @@
+"""Faults that a Service shows: policies without endpoints, a pod that cannot reach itself, a node port that one node answers only."""
+
+from __future__ import annotations
+
+import json
+
+from glassnet.kube import kinds
+from glassnet.lab.faults.rules import add_rule
+from glassnet.lab.faults.scene import NAMESPACE, Fault, Scene
+
+BALANCER = "198.51.100.80"  # RFC 5737, TEST-NET-2
+
+
+async def local_policy(scene: Scene) -> list[str]:
+    """A load balancer's Service with externalTrafficPolicy Local, and a pod on one node only."""
+    others = [spec.name for spec in scene.others()]
+    await scene.pod(scene.spec.name)
+    spec = await scene.service(type="LoadBalancer", externalTrafficPolicy="Local")
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}}
+    await scene.ground.api.patch(kinds.SERVICE, NAMESPACE, scene.fault, status, "status")
+    port, public = spec["ports"][0]["nodePort"], scene.others()[0].public
+    return [
+        f"Service {NAMESPACE}/{scene.fault} (externalTrafficPolicy: Local) has its only endpoint on {scene.spec.name}: {', '.join(others)} drop its traffic",
+        f"glassnet host internet -- curl -m 2 http://{public}:{port}/hostname",
+    ]
+
+
+async def hairpin(scene: Scene) -> list[str]:
+    """Every port of the bridge without hairpin mode, the bridge not promiscuous, and a Service whose endpoint is behind it."""
+    await scene.pod(scene.spec.name)
+    virtual = (await scene.service())["clusterIP"]
+    bridge = scene.cni().bridge
+    changed = []
+    for port in json.loads(await scene.run("bridge", "-j", "-d", "link", "show")):
+        if port.get("master") == bridge and port.get("hairpin"):
+            words = ["bridge", "link", "set", "dev", port["ifname"], "hairpin"]
+            await scene.change([*words, "off"], [*words, "on"])
+            changed.append(port["ifname"])
+    (link,) = json.loads(await scene.run("ip", "-j", "link", "show", "dev", bridge))
+    if "PROMISC" in link["flags"]:
+        words = ["ip", "link", "set", "dev", bridge, "promisc"]
+        await scene.change([*words, "off"], [*words, "on"])
+        changed.append(bridge)
+    note = f"switched off on {', '.join(changed)}" if changed else "it was off already, as the network's file has it"
+    return [
+        f"pod {NAMESPACE}/{scene.fault} cannot reach its own Service {virtual}:80: no hairpin on {bridge} ({note})",
+        f"glassnet kubectl -n {NAMESPACE} exec {scene.fault} -- curl -m 2 http://{virtual}/hostname",
+    ]
+
+
+async def one_node(scene: Scene) -> list[str]:
+    """A NodePort Service with its pod on one node, and every other node dropping what it would forward there."""
+    others = scene.others()
+    await scene.pod(scene.spec.name)
+    port = (await scene.service(type="NodePort"))["ports"][0]["nodePort"]
+    for spec in others:
+        words = ["-i", "eth0", "-o", "eth0", "-m", "comment", "--comment", "no transit", "-j", "DROP"]
+        await add_rule(scene, spec.name, "filter", "FORWARD", words, first=True)
+    return [
+        f"node port {port} of Service {NAMESPACE}/{scene.fault} answers on {scene.spec.name} only: {', '.join(s.name for s in others)} drop in FORWARD",
+        f"glassnet host internet -- curl -m 2 http://{others[0].public}:{port}/hostname",
+    ]
+
+
+FAULTS = (
+    Fault("local-policy", 5, "externalTrafficPolicy Local, and nodes without an endpoint", local_policy),
+    Fault("hairpin", 6, "a pod cannot reach itself through its Service", hairpin),
+    Fault("nodeport-one-node", 19, "a node port answers on the node with the pod only", one_node),
+)
