@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from tests.tracer_worlds import capture_files
+
 from glassnet.tracer.doctor import Finding, diagnose
 from glassnet.tracer.snapshot import read_world
 from glassnet.tracer.world import World
-from tests.tracer_worlds import capture_files
 
 Files = dict[str, bytes]
 Change = Callable[[Files], None]

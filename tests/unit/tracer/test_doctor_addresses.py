@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tests.doctor_worlds import IPTABLES, LEGACY, NFTABLES, Files, findings, named, objects, only, put, told, world
 
 ALL = (IPTABLES, LEGACY, NFTABLES)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from glassnet.tracer.doctor import diagnose
 from tests.doctor_worlds import (
     IPTABLES,
     LEGACY,
@@ -22,6 +20,8 @@ from tests.doctor_worlds import (
     world,
 )
 from tests.tracer_worlds import capture
+
+from glassnet.tracer.doctor import diagnose
 
 ALL = (IPTABLES, LEGACY, NFTABLES)
 
@@ -89,6 +89,25 @@ def test_bridge_that_does_not_call_iptables(name: str, value: str | None) -> Non
     assert ("net.bridge.bridge-nf-call-iptables = 0" if value else "br_netfilter is not loaded") in told(found)
     assert "which the client never asked" in told(found) and "demo/web" in told(found)
     assert "sysctl -w net.bridge.bridge-nf-call-iptables=1" in found.remedy[1]
+
+
+def test_bridge_with_one_pod_does_not_show_it_yet() -> None:
+    """The pods but one of worker-0 are gone."""
+
+    def change(files: dict[str, bytes]) -> None:
+        for path in [
+            path for path in files if path.startswith("worker-0/pods/") and "web-546b777687-k9v49" not in path
+        ]:
+            del files[path]
+
+    def edit(pod: dict[str, Any]) -> bool:
+        return pod["spec"]["nodeName"] != "worker-0" or pod["metadata"]["name"] == "web-546b777687-k9v49"
+
+    changes = (change, objects("pods", edit))
+    off = sysctl("worker-0", "net.bridge.bridge-nf-call-iptables", "0")
+    found = [each for each in findings(IPTABLES, *changes, off) if each.pain == "bridge-nf"]
+    assert [(each.severity, each.object) for each in found] == [("warning", "worker-0")]
+    assert "as soon as it has two" in found[0].title and "demo/web" in told(found[0])
 
 
 def test_unknown_sysctls_say_nothing() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.doctor_worlds import IPTABLES, NFTABLES, Files, append, findings, healthy, objects, remove
+from tests.tracer_worlds import capture_path
 
 from glassnet.cli.doctor import command
 from glassnet.tracer.doctor import CHECKS
-from tests.doctor_worlds import IPTABLES, NFTABLES, Files, append, findings, healthy, objects, remove
-from tests.tracer_worlds import capture_path
 
 
 def test_findings_by_severity() -> None:

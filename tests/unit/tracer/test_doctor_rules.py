@@ -6,10 +6,6 @@ import json
 from typing import Any
 
 import pytest
-
-from glassnet.ruleset.parse_iptables import parse_iptables
-from glassnet.ruleset.parse_nft import parse_nft_text
-from glassnet.tracer.doctor.mark_uses import use_of_rule
 from tests.doctor_worlds import (
     IPTABLES,
     LEGACY,
@@ -26,6 +22,10 @@ from tests.doctor_worlds import (
     sysctl,
     told,
 )
+
+from glassnet.ruleset.parse_iptables import parse_iptables
+from glassnet.ruleset.parse_nft import parse_nft_text
+from glassnet.tracer.doctor.mark_uses import use_of_rule
 
 ALL = (IPTABLES, LEGACY, NFTABLES)
 
@@ -124,6 +124,20 @@ def test_write_that_takes_the_mark_of_kube_proxy() -> None:
 
 def test_the_same_in_nftables_mode() -> None:
     found = only(NFTABLES, rule("worker-0", "mangle", "-A POSTROUTING -j MARK --set-xmark 0x1/0xffffffff"))
+    assert (found.pain, found.severity, found.object) == ("mark-clash", "critical", "worker-0")
+
+
+def test_the_same_with_our_own_proxy() -> None:
+    """Its table has another name; next to rules that kube-proxy left, with the same bit, nothing is wrong."""
+
+    def ours(files: Files) -> None:
+        for path in [path for path in files if path.endswith("nft-ruleset.json")]:
+            files[path] = files[path].replace(b'"kube-proxy"', b'"glassnet"')
+
+    left = rule("worker-0", "nat", "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000")
+    assert findings(NFTABLES, ours, left) == []
+    text = "-A POSTROUTING -j MARK --set-xmark 0x1/0xffffffff"
+    found = only(NFTABLES, ours, rule("worker-0", "mangle", text))
     assert (found.pain, found.severity, found.object) == ("mark-clash", "critical", "worker-0")
 
 

@@ -45,14 +45,16 @@ def _to_itself(case: Case, node: Machine, pod: Machine, ports: list[Port], own: 
         trace = _through(case, pod, port)
         ways = [way for way in trace.ways if endpoint_of(way, node.name) in own]
         if ways:
-            return next((way for way in ways if _by_bridge(case, way)), None)
+            return next((way for way in ways if _by_bridge(case, way, pod)), None)
     return None
 
 
-def _by_bridge(case: Case, way: Way) -> bool:
-    """Whether a way is lost, and not for a rule's drop or a lost mark: other checks tell of these."""
+def _by_bridge(case: Case, way: Way, pod: Machine) -> bool:
+    """Whether a way is lost at the bridge's port, or at the pod for its own address as the source; other checks tell of rules, marks, routes."""
     guilty = culprit(way, case.world)
-    return guilty is not None and not guilty.hook and not mark_thieves(way)
+    if guilty is None or guilty.hook or mark_thieves(way):
+        return False
+    return "hairpin" in guilty.detail or guilty.machine == pod.name
 
 
 def _hairpin_finding(
@@ -95,19 +97,27 @@ def bridge_nf(case: Case) -> Iterator[Finding]:
             if node.stack.sysctl(sysctl) == "1":
                 continue
             failed = _bypassed(case, node, pods, bits)
-            if not failed:
+            served = _alone(case, pods, bits)
+            if not failed and not served:
                 continue
-            pod, port, detail = failed[0]
             value = node.stack.sysctls.get(sysctl)
+            shown = [
+                f"{pod.name} > {cluster_ip(port.service)}:{port.port} ({port.text}): {detail}"
+                for pod, port, detail in failed[:1]
+            ]
+            names = list(
+                dict.fromkeys(f"{port.namespace}/{port.name}" for port in served or [port for _, port, _ in failed])
+            )
             yield Finding(
                 "bridge-nf",
-                CRITICAL,
+                CRITICAL if failed else WARNING,
                 node.name,
-                f"answers between pods on {bridge} of {node.name} bypass the Service rules",
+                f"answers between pods on {bridge} of {node.name} bypass the Service rules"
+                + ("" if failed else ", as soon as it has two"),
                 (
                     f"{sysctl} = {value}" if value is not None else f"{sysctl} is absent: br_netfilter is not loaded",
-                    f"{pod.name} > {cluster_ip(port.service)}:{port.port} ({port.text}): {detail}",
-                    f"Services: {some(list(dict.fromkeys(f'{p.namespace}/{p.name}' for _, p, _ in failed)), 12)}",
+                    *shown,
+                    f"Services: {some(names, 12)}",
                 ),
                 (
                     "modprobe br_netfilter",
@@ -137,6 +147,14 @@ def _bypassed(case: Case, node: Machine, pods: list[Machine], bits: int) -> list
     return found
 
 
+def _alone(case: Case, pods: list[Machine], bits: int) -> list[Port]:
+    """Ports of Services that lead to the only pod of a bridge: it has no client there yet to show the fault."""
+    if len(pods) != 1:
+        return []
+    ports = [port for text in case.addresses(pods[0]) for port in case.ports_by_endpoint.get(text, ())]
+    return [port for port in ports if (128 if ":" in cluster_ip(port.service) else 32) == bits]
+
+
 def bridge_address(case: Case) -> Iterator[Finding]:
     """The bridge is the pods' gateway: its address has to be theirs, out of the node's range."""
     for (name, bridge), pods in case.bridged.items():
@@ -159,9 +177,9 @@ def _judge_address(
     network, mask, bits, cidr = span
     own = [a for a in node.stack.addresses if a.dev == bridge and a.bits == bits and a.scope == "global"]
     gateways = _gateways(pods, bits)
-    inside = [pod for pod in pods if any(a.bits == bits for a in pod.stack.addresses if a.scope == "global")]
-    if not inside:
-        return None
+    own_range = [a for pod in pods for a in pod.stack.addresses if a.bits == bits and a.value & mask == network]
+    if not own_range:
+        return None  # `pod-outside-cidr` tells of that
     expected = address.text_of(network + 1, bits)
     values = {a.value for a in own}
     if network + 1 in values and not (gateways - values):

@@ -13,7 +13,7 @@ from glassnet.tracer.doctor.mark_uses import SET, Use, use_of_rule, uses_of
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.trace import Way
 
-_PROXY = "kube-proxy"
+_PROXIES = ("kube-proxy", "glassnet")  # one bit, one meaning
 _LAST = 100  # the priority at which source translation looks at the mark
 _FIRST = -100  # the one at which Services are translated, and packets marked
 
@@ -23,13 +23,13 @@ def mark_clash(case: Case) -> Iterator[Finding]:
     for node in case.nodes:
         uses = uses_of(node)
         owners = {use.owner for use in uses if use.owner}
-        writers = sorted((use for use in uses if use.kind == SET), key=lambda use: use.owner == _PROXY)
+        writers = sorted((use for use in uses if use.kind == SET), key=lambda use: use.owner in _PROXIES)
         done: set[tuple[str, str]] = set()
         for write in writers:
             for owner in sorted(owners - {write.owner}):
                 theirs = [use for use in uses if use.owner == owner and use.bits & write.bits and use.masked]
                 pair = (write.owner or write.text, owner)
-                if not theirs or pair in done or tuple(reversed(pair)) in done:
+                if not theirs or {write.owner, owner} <= set(_PROXIES) or pair in done or tuple(reversed(pair)) in done:
                     continue
                 if not write.masked and not (write.clears & _union(theirs) and between(write)):
                     continue
@@ -91,11 +91,11 @@ def _remedy(write: Use, bits: int) -> tuple[str, ...]:
         how = f"write only its own bits: meta mark set meta mark | VALUE, without {bits:#x}"
     else:
         how = f"test other bits than {bits:#x}"
-    return (how, "or give kube-proxy another bit: iptables.masqueradeBit, nftables.masqueradeBit")
+    return (how, "or give the Service proxy another bit: iptables.masqueradeBit, nftables.masqueradeBit")
 
 
 def mark_thieves(way: Way) -> list[Use]:
-    """Rules that took kube-proxy's mark from a packet on its way, before the source was translated."""
+    """Rules that took the Service proxy's mark from a packet on its way, before the source was translated."""
     marked = 0
     found: list[Use] = []
     for step in way.steps:
@@ -106,7 +106,7 @@ def mark_thieves(way: Way) -> list[Use]:
         for use in use_of_rule(step.rule):
             if use.kind != SET:
                 continue
-            if use.owner == _PROXY:
+            if use.owner in _PROXIES:
                 marked = marked & ~use.clears | use.bits & ~use.clears
             elif marked & use.clears:
                 found.append(use)
