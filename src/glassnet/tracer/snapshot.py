@@ -23,6 +23,7 @@ from glassnet.ruleset.parse_ipset import parse_ipset
 from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_json, parse_nft_text
 from glassnet.tracer.machine import HOST, NODE, POD, Machine
+from glassnet.tracer.snapshot_cni import read_node_state
 from glassnet.tracer.world import World
 
 # What a file is, by its name (without its ending .txt, .json, .nft, .out, .log).
@@ -85,6 +86,7 @@ def read_world(files: Mapping[str, bytes], source: str = "") -> World:
             "nothing here is a dump of a node: expected files such as iptables-save.txt, nft-ruleset.json, ip-addr.json, ip-route.json",
             source,
         )
+    read_node_state(world, files)
     world.synthesize_pods()
     _cluster_notes(world)
     _times(world, files)
