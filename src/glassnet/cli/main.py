@@ -23,6 +23,7 @@ COMMANDS = {
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
+    "doctor": ("glassnet.cli.doctor", "Look the whole network over for known faults."),
     "where": ("glassnet.cli.where", "List everything a Service caused on each node."),
     "diff": ("glassnet.cli.diff", "Say what changed between two snapshots, and whose doing it was."),
     "drift": ("glassnet.cli.drift", "Say what the nodes' rules should be and are not, per object."),

@@ -31,7 +31,9 @@ class Machine:
     broken: tuple[str, ...] = ()  # what is not known of its rules, and why
     cluster_address: tuple[int, ...] = ()
     source: str = ""
-    leases: dict[str, str] = field(default_factory=dict)  # address -> the first line of its IPAM file, the container's ID
+    leases: dict[str, str] = field(
+        default_factory=dict
+    )  # address -> the first line of its IPAM file, the container's ID
     cni_conf: dict[str, str] = field(default_factory=dict)  # files of the CNI's configuration directory
     statistics: str = ""  # what `conntrack -S` printed
     tables: list[tuple[str, bytes]] = field(default_factory=list)  # dumps of the connection table: (file, text)

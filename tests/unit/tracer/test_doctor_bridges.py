@@ -32,9 +32,9 @@ def test_captures_have_their_own_faults_and_no_others(name: str) -> None:
     found = diagnose(capture(name)[0])
     assert [(each.pain, each.severity, each.object, each.node) for each in found] == [
         ("local-policy", "warning", "Service demo/edge-lb-local", "worker-0"),
-        ("hairpin", "warning", "worker-0", "worker-0"),
         ("hairpin", "warning", "worker-1", "worker-1"),
         ("hairpin", "warning", "worker-2", "worker-2"),
+        ("hairpin", "info", "worker-0", "worker-0"),  # no pod there is the only endpoint of its Service
     ]
     assert "198.51.100.0/24 via 10.240.0.20" in told(found[0]) and "neighbor" in found[0].title
 

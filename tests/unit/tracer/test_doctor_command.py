@@ -21,7 +21,7 @@ def test_findings_by_severity() -> None:
     assert lines[0].startswith("warning  packets of neighbor to 198.51.100.11 go to worker-0")
     assert lines[1] == "         local-policy: Service demo/edge-lb-local"
     assert "       > bridge link set dev vethec968df4 hairpin on" in lines
-    assert f"Found: 4 warning; {len(CHECKS)} checks on 3 nodes." in lines
+    assert f"Found: 3 warning, 1 info; {len(CHECKS)} checks on 3 nodes." in lines
 
 
 def test_findings_as_json() -> None:

@@ -18,9 +18,13 @@ async def local_policy(scene: Scene) -> list[str]:
     spec = await scene.service(type="LoadBalancer", externalTrafficPolicy="Local")
     status = {"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}}
     await scene.ground.api.patch(kinds.SERVICE, NAMESPACE, scene.fault, status, "status")
+    router, wrong = scene.ground.topology.router, scene.others()[0]
+    way = [f"{BALANCER}/32", "via", wrong.address]
+    await scene.change(["ip", "route", "replace", *way], ["ip", "route", "del", *way], on=router)
     port, public = spec["ports"][0]["nodePort"], scene.others()[0].public
     return [
-        f"Service {NAMESPACE}/{scene.fault} (externalTrafficPolicy: Local) has its only endpoint on {scene.spec.name}: {', '.join(others)} drop its traffic",
+        f"Service {NAMESPACE}/{scene.fault} (externalTrafficPolicy: Local) has its only endpoint on {scene.spec.name}: {', '.join(others)} drop its traffic,",
+        f"and the router sends its load balancer's address {BALANCER} to {wrong.name}",
         f"glassnet host internet -- curl -m 2 http://{public}:{port}/hostname",
     ]
 

@@ -114,6 +114,15 @@ class Case:
                     found.setdefault(endpoint.ip, {})[port] = None
         return {ip: list(ports) for ip, ports in found.items()}
 
+    @cached_property
+    def endpoints_by_service(self) -> dict[str, set[str]]:
+        """`namespace/name` -> addresses of its ready endpoints."""
+        found: dict[str, set[str]] = {}
+        for ip, ports in self.ports_by_endpoint.items():
+            for port in ports:
+                found.setdefault(f"{port.namespace}/{port.name}", set()).add(ip)
+        return found
+
     # -- connections
 
     @cached_property
