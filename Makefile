@@ -28,7 +28,7 @@ bench-proxy: setup
 	@.venv/bin/python -m benchmarks proxy
 
 bench-trace: setup
-	@.venv/bin/python -m benchmarks trace
+	@.venv/bin/python -m benchmarks trace reach
 
 # Random rules and packets: the tracer against the kernel.
 fuzz-trace:

@@ -5,6 +5,7 @@ FORM is iptables or nftables, FILE a listing of `trace_rulesets`. Memory counts 
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -32,6 +33,7 @@ def main() -> None:
     from glassnet.ruleset.model import Ruleset
     from glassnet.ruleset.parse_iptables import parse_iptables
     from glassnet.ruleset.parse_nft import parse_nft_json
+    from glassnet.tracer.evaluate.nft_sets import prepare
     from glassnet.tracer.machine import Machine
     from glassnet.tracer.trace import Request, Tracer
     from glassnet.tracer.world import World
@@ -40,6 +42,8 @@ def main() -> None:
     data = path.read_bytes()
     begun = time.perf_counter()
     tables = parse_iptables(data.decode()) if form == "iptables" else parse_nft_json(data)
+    prepare(tables)
+    gc.freeze()
     loaded = time.perf_counter() - begun
     size = len(data)
     del data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,11 @@ def load_world(snapshot: str | None, lab: str | None) -> World:
     if snapshot is not None:
         from glassnet.kernel.archive import read_files
 
-        return read_world(read_files(snapshot), snapshot)
-    files, name = take_files(lab)
-    return read_world(files, name)
+        world = read_world(read_files(snapshot), snapshot)
+    else:
+        world = read_world(*take_files(lab))
+    gc.freeze()  # what is loaded stays to the end: no collection need look through it again
+    return world
 
 
 def take_files(lab: str | None, kubeconfig: str | None = None) -> tuple[dict[str, bytes], str]:

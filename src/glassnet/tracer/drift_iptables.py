@@ -37,6 +37,7 @@ _NUMBERED = re.compile(r" -p (6|17|132) ")
 _NAMES = {"6": " -p tcp ", "17": " -p udp ", "132": " -p sctp "}
 _SERVICE = re.compile(r"KUBE-(?:SVC|SVL|XLB|FW|EXT|SEP)-[A-Z2-7]{16}").fullmatch
 _KUBELET = re.compile(r"0x8000/0x8000|KUBE-MARK-DROP").search
+_COMMENTED = re.compile(r' -m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+)')
 _AIM = re.compile(r" -[jg] (\S+)").search
 
 
@@ -202,12 +203,20 @@ class Comparison:
         there = self.listed.lines.get("nat", {})
         for name, (lines, subject) in self.own.items():
             found = there.get(name)
+            if found is not None and self._uncommented(lines, found):
+                continue
             if found is None or [line.text for line in found] != lines:
                 out += nat.chain(name, [(text, subject) for text in lines], found, ordered=True)
         for name in there:
             if name.startswith((*backend.PREFIXES, "KUBE-XLB-")) and name not in self.own:
                 out.append(nat.stray(self.listed.tables["nat"].chains[name], there[name], self._owner(name)))
         return out + self._jumps()
+
+    def _uncommented(self, wanted: list[str], there: list[Line]) -> bool:
+        """Whether a chain differs in comments alone, because the cluster became large, or small again: only chains that change are written anew."""
+        if self.spelling.comments and any("--comment" in line.text for line in there):
+            return False
+        return [_bare(text) for text in wanted] == [_bare(line.text) for line in there]
 
     def _comparer(self, table: str) -> Comparer:
         found = self.listed.tables.get(table)
@@ -305,6 +314,11 @@ class Comparison:
         for name, parent in waiting.items():
             if parent in self.owners:
                 self.owners.setdefault(name, self.owners[parent])
+
+
+def _bare(text: str) -> str:
+    """A rule without its comment."""
+    return normal(_COMMENTED.sub("", text))
 
 
 def _comment(text: str) -> str:

@@ -22,6 +22,7 @@ from glassnet.ruleset.model import IPTABLES_NFT, LEGACY, Ruleset, Table
 from glassnet.ruleset.parse_ipset import parse_ipset
 from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_json, parse_nft_text
+from glassnet.tracer.evaluate.nft_sets import prepare
 from glassnet.tracer.machine import HOST, NODE, POD, Machine
 from glassnet.tracer.snapshot_cni import read_node_state
 from glassnet.tracer.world import World
@@ -186,6 +187,7 @@ def build_machine(
     if "link" in seen and "addr" not in seen and any(stack.addresses):
         seen.add("addr")
     ruleset.tables = _combine(listings)
+    prepare(ruleset.tables)
     stack.missing = {part for part in ("addr", "route", "sysctl") if part not in seen}
     _missing(name, kind, seen, notes)
     machine = Machine(name, kind, stack, ruleset, node, source=folder)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
-from glassnet.ruleset.model import SetObject, uncollected
+from glassnet.net.errors import ParseError
+from glassnet.ruleset.model import NFT, SetObject, Table, uncollected
 from glassnet.ruleset.parse_nft import decode
 from glassnet.tracer.evaluate.nft_values import NotUnderstood, literal
 
@@ -105,3 +108,22 @@ def named_index(found: SetObject, kinds: tuple[str, ...]) -> SetIndex:
             index = found.index[kinds] = SetIndex(elements, kinds, found.kind == "map")
             del elements
     return index  # type: ignore[no-any-return]
+
+
+_LARGE = 50_000  # bytes of elements
+
+
+def prepare(tables: Iterable[Table]) -> None:
+    """Index large sets of declared types now, so that the first packet need not wait for it. What cannot be indexed is left to the rule that asks."""
+    with uncollected():
+        for table in tables:
+            for found in table.sets.values():
+                if (
+                    table.tool != NFT
+                    or isinstance(found.elements, list)
+                    or len(bytes(found.elements)) < _LARGE
+                    or not found.key_type
+                ):
+                    continue
+                with contextlib.suppress(NotUnderstood, ParseError, KeyError, ValueError, TypeError):
+                    named_index(found, found.key_type)
