@@ -110,8 +110,8 @@ class Explainer:
         if found:
             kind, digits = found[1], found[2]
             if kind == "SEP":
-                port, endpoint = self._endpoints_by_hash.get(digits, (None, None))
-                return port or self.by_comment(comment), endpoint, ROLES[kind]
+                port, endpoint = self._endpoint(digits, comment)
+                return port, endpoint, ROLES[kind]
             return self._services_by_hash.get(digits) or self.by_comment(comment), None, ROLES[kind]
         named = _NFT(name)
         if named:
@@ -123,6 +123,17 @@ class Explainer:
                 endpoint = next((e for e in self.endpoints(port) if e.ip == ip and e.port == int(number)), None)
             return port, endpoint, ROLES[kind]
         return None, None, ""
+
+    def _endpoint(self, digits: str, comment: str) -> tuple[Port | None, EndpointRef | None]:
+        """The endpoint whose chain's name has this hash: of the Service port that the comment names, else of any."""
+        named = self.by_comment(comment)
+        if named is None:
+            return self._endpoints_by_hash.get(digits, (None, None))
+        for each in self.endpoints(named):
+            text = address.with_port(each.ip, each.port)
+            if any(recipe.endpoint(named.text, named.protocol, text).endswith(digits) for recipe in _ERAS):
+                return named, each
+        return named, None
 
     def by_comment(self, comment: str) -> Port | None:
         """The Service port a comment of kube-proxy's names."""

@@ -216,6 +216,29 @@ class Objects:
                 yield name, cidr
 
 
+def unreadable(item: Object) -> str:
+    """Why an object is not of the form its kind has, or ""; what we read of it is tried out."""
+    try:
+        meta = item["metadata"]
+        if not isinstance(meta["name"], str) or not isinstance(meta.get("namespace", ""), str):
+            return "its name is no text"
+        match item.get("kind"):
+            case "Service":
+                _ports("", "", item)
+                list(service_addresses(item))
+            case "EndpointSlice":
+                list(_endpoints(item))
+            case "Pod":
+                pod_addresses(item)
+                item.get("spec", {}).get("nodeName", "")
+            case "Node":
+                item.get("spec", {}).get("podCIDR", "")
+                [each.get("address") for each in item.get("status", {}).get("addresses") or ()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"not of the form of its kind ({error!r})"
+    return ""
+
+
 def pod_addresses(pod: Object) -> list[str]:
     """Canonical addresses of a running pod."""
     status = pod.get("status", {})

@@ -24,6 +24,7 @@ from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_json, parse_nft_text
 from glassnet.tracer.evaluate.nft_sets import prepare
 from glassnet.tracer.machine import HOST, NODE, POD, Machine
+from glassnet.tracer.objects import unreadable
 from glassnet.tracer.snapshot_cni import read_node_state
 from glassnet.tracer.world import World
 
@@ -112,6 +113,12 @@ def _objects(world: World, data: bytes, name: str) -> None:
             if isinstance(item, dict) and item.get("kind") and isinstance(item.get("metadata"), dict):
                 if item["kind"] == "Secret":
                     continue  # never kept
+                broken = unreadable(item)
+                if broken:
+                    world.notes.append(
+                        f"{name}: {item['kind']} {item['metadata'].get('name', '')} is left out: {broken}"
+                    )
+                    continue
                 world.objects.setdefault(plural(item["kind"]), []).append(item)
 
 
@@ -179,7 +186,7 @@ def build_machine(
                 statistics = _text(files[base])
             else:
                 add_part(stack, what, files[base], where)
-                seen.add(what.removesuffix("6"))
+                seen.add(what)
         except ParseError as error:
             notes.append(f"{error}; {_loss(what, name)}")
             if what in ("iptables", "nft"):

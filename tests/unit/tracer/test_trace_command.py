@@ -253,6 +253,22 @@ def test_dumps_of_different_times_are_told() -> None:
     assert note.startswith(f"the dumps are of different times: {name} of 2025-11-20")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"kind": "Service", "metadata": {"name": "x"}, "spec": {"ports": [7]}},
+        {"kind": "Service", "metadata": {"name": "x"}, "spec": {"ports": [{"port": "many"}]}},
+        {"kind": "EndpointSlice", "metadata": {"name": "x"}, "endpoints": "none"},
+        {"kind": "Pod", "metadata": {"name": "x"}, "status": []},
+        {"kind": "Node", "metadata": {"name": 4}},
+    ],
+)
+def test_objects_that_are_none_are_left_out_and_named(broken: dict[str, Any]) -> None:
+    files = dict(capture_files(CAPTURES[0])) | {"more.json": json.dumps({"items": [broken]}).encode()}
+    (note,) = read_world(files).notes
+    assert note.startswith(f"more.json: {broken['kind']} ")
+
+
 def test_missing_nodes_are_named(tmp_path: Path) -> None:
     files = {name: data for name, data in capture_files(CAPTURES[0]).items() if not name.startswith("worker-2/")}
     result = run("trace", "demo/probe-m7rpp", "svc/demo/web:http", snapshot=archive(tmp_path, files))
