@@ -92,3 +92,11 @@ def test_a_snapshot_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     lab.glassnet("snapshot", "-o", str(tmp_path / "a.tar.gz"))
     assert lab.node("worker-0", "nft", "-s", "list", "ruleset") == before
     assert lab.node("worker-0", "cat", "/proc/net/ip_tables_names", check=False) == tables
+
+
+def test_a_trace_on_the_node_itself(lab: Lab) -> None:
+    """Without a snapshot: this machine, with the objects behind a kubeconfig."""
+    said = lab.node("worker-0", GLASSNET, "trace", "default/probe", "svc/web", "--kubeconfig", kubeconfig(lab), check=False)
+    explained = lab.node("worker-0", GLASSNET, "explain", "KUBE-MARK-MASQ", "--kubeconfig", "/root/kubeconfig")
+    assert "Service default/web spec.clusterIP" in said or "node worker-1" in said
+    assert "kube-proxy" in explained

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from glassnet.cli.worlds import take_files
+from glassnet.cli.worlds import asked_kubeconfig, take_files
 from glassnet.net import address
 from glassnet.net.errors import LabError, UsageError
 from glassnet.tracer.live import Listings, Observation, answers_of, compare, live_report, without_ours
@@ -30,8 +30,9 @@ class Live:
         from glassnet.lab.state import all_labs
         from glassnet.tracer.snapshot import read_world
 
-        self._lab, self._in_lab = lab, bool(lab) or any(found.running() for found in all_labs())
-        self.files, name = take_files(lab)
+        running = bool(lab) or any(found.running() for found in all_labs())
+        self._lab, self._in_lab = lab, running and asked_kubeconfig() is None
+        self.files, name = take_files(lab, asked_kubeconfig())
         self.world: World = read_world(self.files, name)
         without_ours(self.world, TABLE)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from glassnet.tracer.world import World
 
 
+_KUBECONFIG = "glassnet.kubeconfig"
+
+
 def snapshot_options(function: Any) -> Any:
     """The options of every command that looks at a network: `--snapshot FILE`, `--name LAB`."""
     option = click.option(
@@ -23,7 +26,25 @@ def snapshot_options(function: Any) -> Any:
         metavar="FILE",
         help="A snapshot, or a directory of dumps (default: the running lab, else this machine).",
     )
-    return option(lab_option(function))
+    objects = click.option(
+        "--kubeconfig",
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember,
+        help="Look at this machine, with the API objects of the cluster behind this file.",
+    )
+    return option(objects(lab_option(function)))
+
+
+def asked_kubeconfig() -> str | None:
+    """The command's `--kubeconfig`."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_KUBECONFIG) if context else None
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Options that only `load_world` asks about stay out of every command's arguments."""
+    context.meta[_KUBECONFIG] = value
 
 
 def load_world(snapshot: str | None, lab: str | None) -> World:
@@ -35,7 +56,7 @@ def load_world(snapshot: str | None, lab: str | None) -> World:
 
         world = read_world(read_files(snapshot), snapshot)
     else:
-        world = read_world(*take_files(lab))
+        world = read_world(*take_files(lab, asked_kubeconfig()))
     gc.freeze()  # what is loaded stays to the end: no collection need look through it again
     return world
 
