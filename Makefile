@@ -19,7 +19,7 @@ check: setup
 
 test:
 	@TESTS=1 scripts/setup.sh
-	@.venv/bin/python -m pytest
+	@scripts/test.sh
 
 bench: setup
 	@.venv/bin/python -m benchmarks
