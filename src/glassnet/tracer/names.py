@@ -215,6 +215,10 @@ class Names:
             raise UsageError(f"{target}: which port? Write {target}:PORT, or use --proto icmp")
         title = f"{source} > {target}"
         if isinstance(machine, Machine):
+            if via:
+                raise UsageError(
+                    f"--via says where a packet enters that comes from outside what is known; {machine.name} is known, and its own routes decide"
+                )
             return Request(
                 machine.name, bits, number, address.number(aim.address), aim.port, 0, sport, "", length, title=title
             )

@@ -85,7 +85,7 @@ def _row(way: dict[str, Any], y: int) -> tuple[str, int, int]:
 def _box(x: int, y: int, height: int, machine: str, lines: list[tuple[str, str]], first: bool, share: str) -> str:
     parts = [
         f"<rect x='{x}' y='{y}' width='{_BOX}' height='{height}' rx='8' fill='#f6f8fa' stroke='{_PALE}'/>",
-        _text(x + 12, y + 20, _short(machine, 26), 13, _INK, bold=True),
+        _text(x + 12, y + 20, _short(machine, 24), 13, _INK, bold=True),
     ]
     for index, (text, colour) in enumerate(lines):
         parts.append(_text(x + 12, y + 40 + index * _LINE, _short(text, 36), 11, colour, title=text))
@@ -129,5 +129,5 @@ def _line(step: dict[str, Any]) -> tuple[str, str] | None:
         return action, _PALE
     because = str(step.get("because", ("",))[0])
     if step["kind"] == "rule" and action.startswith(("jump", "goto")) and because.startswith("Service"):
-        return because.partition(" spec")[0], "#6b21a8"
+        return " ".join(because.split()[:2]), "#6b21a8"
     return None

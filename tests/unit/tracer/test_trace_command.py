@@ -61,7 +61,7 @@ def test_every_rule_has_its_file_and_line() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (["internet", "svc/demo/edge-lb-local:http", "--via", "worker-0"], 0, "delivered"),
+        (["internet", "svc/demo/edge-lb-local:http"], 0, "delivered"),
         (["worker-0", "svc/demo/nobody:http"], 1, "no endpoint is ready"),
         (["internet", "worker-0:30084"], 1, "externalTrafficPolicy: Local"),
         (["demo/web-546b777687-28bt4", "svc/demo/web:http"], 1, "hairpin mode is off"),
@@ -92,6 +92,7 @@ def test_ends_and_exit_status(words: list[str], status: int, says: str) -> None:
         (["demo/probe-m7rpp", "worker-0:99999"], "is no port"),
         (["nowhere", "worker-0:80"], "nothing in the snapshot is named 'nowhere'"),
         (["198.18.0.9", "svc/demo/web:http", "--via", "nowhere"], "nothing in the snapshot"),
+        (["internet", "worker-1:30080", "--via", "worker-0"], "its own routes decide"),
     ],
 )
 def test_names_that_cannot_be_resolved(words: list[str], says: str) -> None:
