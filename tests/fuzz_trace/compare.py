@@ -120,12 +120,16 @@ def fits(kernel: Outcome, said: Outcome, probe: Probe) -> bool:
 
 
 def _unanswered(probe: Probe) -> bool:
-    """Packets that get no answer: errors themselves, broadcasts, and those from 127.0.0.1 or, by a device, from an address of the node's own."""
+    """Packets that get no answer: errors themselves, broadcasts, those from 127.0.0.1 or, by a device, from an address of the node's own or to
+    127.0.0.0/8: a reset would have to leave the node with that address as its source.
+    """
     if probe.protocol == ICMP and probe.icmp_type in (3, 4, 5, 11, 12):
         return True
     if probe.protocol == ICMP6 and probe.icmp_type < 128:
         return True
     if probe.bits == 32 and probe.dst & 255 == 255:
+        return True
+    if probe.bits == 32 and probe.origin and probe.dst >> 24 == 127:
         return True
     source = address.text_of(probe.src, probe.bits)
     return source == "127.0.0.1" or (bool(probe.origin) and source in INTERNAL.values())

@@ -110,10 +110,17 @@ class Passage:
             return
         for each, verdict in self.filter.run("output", branch, self._reroute):
             each.packet.oif = each.changes.pop("oif", each.packet.oif)
+            others = each.changes.pop("others", ())
             if verdict.kind != v.ACCEPT:
                 yield self._ended(each, verdict, "output")
-            else:
-                yield from self._post(each)
+                continue
+            forks = [(each.fork(way.share), way) for way in others]
+            if others:
+                each.weight *= 1 - sum(way.share for way in others)
+            yield from self._post(each)
+            for fork, way in forks:
+                self._take(fork, way, "output again, after the change")
+                yield from self._post(fork)
 
     def _reroute(self, branch: Branch, kind: str) -> str:
         """ip_route_me_harder: a new decision after mangle or nat changed what the old one was made for.
@@ -126,7 +133,9 @@ class Passage:
                 return ""
         elif kind != "nat" or not _redirected(packet):
             return ""
-        decision, before = self.machine.fib.lookup(Question.of(packet))[0], packet.oif
+        (decision, *others), before = self.machine.fib.lookup(Question.of(packet)), packet.oif
+        if others:  # the other next hops of a multipath route
+            branch.changes["others"] = tuple(others)
         lost = self._take(branch, decision, "output again, after the change")
         astray = self._strays(packet)
         branch.changes["oif"], packet.oif = packet.oif, before

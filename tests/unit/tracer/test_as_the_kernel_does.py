@@ -205,3 +205,21 @@ def test_where_no_route_leads_the_source_is_not_looked_at() -> None:
     assert kinds(machine, NODE4, "198.51.100.1") == {"unreachable"}
     assert kinds(machine, NODE4, CLIENT) == {"dropped"}
     assert kinds(machine, "2001:db8:5::1", "2001:db8:66::1", entry="eth0") == {"unreachable"}
+
+
+def test_a_new_decision_after_translation_spreads_over_all_next_hops() -> None:
+    """ip_route_me_harder looks the route up anew: a multipath route takes its share there as well."""
+    world = lone_node(xt("nat", "-A OUTPUT -p udp -j DNAT --to-destination 198.51.100.200"), [NODE4])
+    machine = world.machines["node"]
+    hops = (NextHop("eth0", weight=1), NextHop("cni0", weight=2))
+    machine.stack.routes.append(Route(number("198.51.100.128"), 25, 32, hops=hops))
+    machine.fib = Fib(machine.stack)
+    branch = Branch(Packet(32, 17, 0, number("203.0.113.77"), 40000, 53))
+    found = {r.dev: r.branch.weight for r in Tracer(world).passage(machine).send(branch) if isinstance(r, Departure)}
+    assert found == pytest.approx({"eth0": 1 / 3, "cni0": 2 / 3})
+
+
+def test_a_port_that_nft_prints_with_a_remark() -> None:
+    from glassnet.tracer.evaluate.nft_values import literal
+
+    assert literal("inet_service", "0x1bb [invalid type]") == (443, 443)

@@ -122,7 +122,9 @@ def _word(kind: str, value: str) -> tuple[Any, Any]:
         return number, number
     if value == "*":
         return 0, (1 << 128) - 1
-    low_text, dash, high_text = value.partition("-")
+    low_text, dash, high_text = value.removesuffix(" [invalid type]").partition(
+        "-"
+    )  # so nft 1.0 prints some ports in maps
     try:
         return int(low_text, 0), int(high_text, 0) if dash else int(low_text, 0)
     except ValueError:
