@@ -13,7 +13,7 @@ from tests.fuzz_trace.compare import Evaluated, fits
 from tests.fuzz_trace.node import FuzzNode
 from tests.fuzz_trace.probes import Probe
 from tests.fuzz_trace.rules_nft import NftRules
-from tests.fuzz_trace.rules_xt import XtRules, ipsets
+from tests.fuzz_trace.rules_xt import HOOKS, XtRules, ipsets
 from tests.fuzz_trace.scene import INTERNAL, NODE, PODS, Scene, make_probes, make_scene
 
 from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
@@ -85,6 +85,14 @@ def carry_out(node: FuzzNode, scene: Scene, program: Program) -> None:
     early = [n for n, (argv, _) in enumerate(program.steps) if argv[0] == "nft" and program.mode == "iptables legacy"]
     for place in early:
         program.steps[place] = (program.steps[place][0], _accepted(node, *program.steps[place]))
+    if program.mode == "iptables nft":
+        # all its base chains at once: of one put later into an older table, a listing does not tell when
+        text = "".join(
+            "\n".join([f"*{table}", *(f":{hook} ACCEPT [0:0]" for hook in hooks), "COMMIT\n"])
+            for table, hooks in HOOKS.items()
+        )
+        for word in ("iptables", "ip6tables"):
+            node.shell(f"{word}-nft-restore", "--noflush", stdin=text)
     if program.mode != "none":
         asyncio.run(_proxy(node, scene, program.mode))
     for place, step in enumerate(program.steps):
