@@ -45,7 +45,7 @@ class Claims:
         self._waiting: dict[Entry, list[Claim]] = {}
 
     def update(self, key: Key, age: str, old: Iterable[ServicePort], new: Iterable[ServicePort]) -> set[Key]:
-        """Take in what a Service asks for now in place of what it asked for; the other Services for which the outcome changed."""
+        """Put what a Service asks for in the place of what it asked for before; the other Services for which the outcome changed."""
         before, after = entries(old), entries(new)
         touched: set[Key] = set()
         for entry in before.keys() - after.keys():

@@ -284,7 +284,6 @@ class Passage:
             yield End(branch, self.name, DROPPED, lost)
             return
         packet.oif = bridge
-        branch.changes["switching"] = True
         for each, verdict in self.filter.run("forward", branch):
             if verdict.kind != v.ACCEPT:
                 yield self._ended(each, verdict, "forward")

@@ -6,7 +6,7 @@ from typing import Any
 
 from glassnet.net import address
 from glassnet.tracer.explain import Explainer
-from glassnet.tracer.packet import PROTOCOL_NAMES, Connection, Step
+from glassnet.tracer.packet import PROTOCOL_NAMES, Step
 from glassnet.tracer.path import DELIVERED
 from glassnet.tracer.trace import Request, Trace, Way
 from glassnet.tracer.world import World
@@ -67,17 +67,11 @@ def way_report(way: Way, world: World, explainer: Explainer) -> dict[str, Any]:
             "packet": way.packet.text,
         },
         "steps": [step_report(step, explainer) for step in way.steps],
-        "connections": {
-            name: [c.text for c in entries] for name, entries in way.connections.items() if _worth(entries)
-        },
+        "connections": {name: [c.text for c in entries] for name, entries in way.connections.items()},
     }
     if way.reply is not None:
         found["answer"] = way_report(way.reply, world, explainer)
     return found
-
-
-def _worth(entries: tuple[Connection, ...]) -> bool:
-    return bool(entries)
 
 
 def step_report(step: Step, explainer: Explainer) -> dict[str, Any]:

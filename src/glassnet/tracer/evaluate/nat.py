@@ -34,8 +34,6 @@ def translate(packet: Packet, effect: Translation, machine: Machine) -> str | Un
     connection = packet.connection
     if connection is None:
         return Unknown("a NAT statement", "the packet is not tracked")
-    if effect.unknown is not None:
-        return effect.unknown
     target = _address(packet, effect, machine)
     if isinstance(target, Unknown):
         return target

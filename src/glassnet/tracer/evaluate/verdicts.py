@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from glassnet.net.tristate import Unknown
-
-ACCEPT, DROP, REJECT, QUEUE, STOLEN = "accept", "drop", "reject", "queue", "stolen"
+ACCEPT, DROP, REJECT, QUEUE = "accept", "drop", "reject", "queue"
 RETURN, JUMP, GOTO, END, UNKNOWN, CONTINUE = "return", "jump", "goto", "end", "unknown", "continue"
 
 
@@ -31,7 +29,6 @@ class Translation(NamedTuple):
     own: bool = False
     random_port: bool = False
     netmap: tuple[int, int] | None = None
-    unknown: Unknown | None = None
 
 
 Effect = Verdict | Translation

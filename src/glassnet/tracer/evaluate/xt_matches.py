@@ -393,10 +393,6 @@ def _rate(option: Option, part: XtPart) -> Test:
     return lambda packet, machine: Chance(None, reason)
 
 
-def _sockets(option: Option, part: XtPart) -> Test:
-    return _unknown(f"-m {part.name}", "depends on the process that owns the socket")
-
-
 def _owner(option: Option, part: XtPart) -> Test:
     text = f"-m owner {_text(option)}"
 
@@ -425,7 +421,6 @@ _PORT_OPTIONS: dict[str, Callable[[Option, XtPart], Test]] = {
     "destination-port": dport,
     "source-port": sport,
 }
-_RATE_OPTIONS = ("limit", "limit-burst")
 _HASHLIMIT = (
     "hashlimit-upto", "hashlimit-above", "hashlimit", "hashlimit-burst", "hashlimit-mode", "hashlimit-name", "hashlimit-htable-expire",
     "hashlimit-htable-size", "hashlimit-htable-max", "hashlimit-htable-gcinterval", "hashlimit-srcmask", "hashlimit-dstmask",
