@@ -65,6 +65,10 @@ class Sandbox(Protocol):
     def pid(self) -> int:
         """PID of the pause process that holds the namespaces."""
 
+    @property
+    def pid_namespace(self) -> int:
+        """The number of the PID namespace that its processes run in; 0 until one needs it."""
+
     async def spawn(
         self,
         argv: Sequence[str],

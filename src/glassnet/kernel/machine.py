@@ -208,6 +208,10 @@ class LabSandbox:
     def pid(self) -> int:
         return self._pause.pid
 
+    @property
+    def pid_namespace(self) -> int:
+        return os.fstat(self._spaces["pid"]).st_ino if self._spaces else 0
+
     async def spawn(self, argv: Sequence[str], **options: Any) -> KernelProcess:
         """Start a process inside the pod (see `kernel.api.Sandbox.spawn`)."""
         await self._grow()

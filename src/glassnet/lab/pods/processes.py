@@ -30,11 +30,13 @@ class ContainerStartError(LabError):
 class ProcessContainer:
     """A container's first process and the session it leads (RunningContainer)."""
 
-    def __init__(self, id: str, process: Process, pipes: Pipes, log: LogRing, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, id: str, process: Process, pid_namespace: int, pipes: Pipes, log: LogRing, clock: Callable[[], datetime]
+    ) -> None:
+        """`pid_namespace` is the number of the process's: asked of a process that may have ended already, the kernel knows none."""
         self.id, self.started_at, self.log = id, clock(), log
         self.status: ExitStatus | None = None
-        self._process, self._terminal = process, pipes.terminal
-        self._namespace = _pid_namespace(process.pid)
+        self._process, self._terminal, self._namespace = process, pipes.terminal, pid_namespace
         self._attached: list[OutputQueue] = []
         self._input = InputFeed(pipes.stdin, self.tty, pipes.stdin == pipes.terminal) if pipes.stdin >= 0 else None
         self._writers = [LineWriter(log, stream, clock) for stream in pipes.outputs]
@@ -183,7 +185,7 @@ async def start_process(
         raise
     finally:
         pipes.close_theirs()
-    return ProcessContainer(id, process, pipes, log, clock)
+    return ProcessContainer(id, process, sandbox.pid_namespace, pipes, log, clock)
 
 
 def _pid_namespace(pid: int) -> int:
@@ -196,8 +198,6 @@ def _pid_namespace(pid: int) -> int:
 
 def end_session(leader: int, namespace: int) -> None:
     """Kill what a session's leader left running: the processes of its session (credentials(7)) in its PID namespace."""
-    if not namespace:
-        return
     for name in os.listdir("/proc"):
         if name.isdigit() and _session(int(name)) == leader:
             with suppress(OSError):
