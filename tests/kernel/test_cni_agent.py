@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from pods_machine import Node, node_of_namespaces
 
-from glassnet.agent import cni_plugin
-from glassnet.agent.cni import CniAgent
-from glassnet.cni import bridge
+from glassnet.agent.cni_runtime import CniAgent
+from glassnet.cni.masquerade import chain_name
 from glassnet.kernel.api import Sandbox
 from glassnet.kernel.links import delete_links
 from glassnet.net.errors import CommandError, GlassnetError, KernelError
@@ -70,6 +69,7 @@ async def site() -> AsyncIterator[Site]:
         try:
             yield made
         finally:
+            await made.agent.close()
             for sandbox in made.pods:
                 await sandbox.remove()
 
@@ -148,7 +148,7 @@ async def test_what_leaves_is_masqueraded_or_not(site: Site, masquerade: bool, s
         listed = await site.node.run("conntrack", "-L", "-s", address, "-p", "udp")
         (entry,) = listed.splitlines()
         assert "src=192.0.2.2 dst=192.0.2.1" in entry  # the reply comes to the node's address
-        chain = bridge.chain_name("bridge", "c1")
+        chain = chain_name("bridge", "c1")
         counters = await site.node.run("iptables-save", "-c", "-t", "nat")
         assert f"[1:36] -A {chain} ! -d 224.0.0.0/4" in counters
     else:
@@ -160,10 +160,10 @@ async def test_what_leaves_is_masqueraded_or_not(site: Site, masquerade: bool, s
 async def test_del_leaves_nothing_and_may_come_twice(site: Site) -> None:
     before = await site.nat()
     pod = await site.sandbox()
-    attachment = await site.agent.add(pod.netns, "c1")
-    assert bridge.chain_name("bridge", "c1") in await site.nat()
+    await site.agent.add(pod.netns, "c1")
+    assert chain_name("bridge", "c1") in await site.nat()
     for _ in range(2):
-        await site.agent.delete("bridge", "c1", attachment.host_name)
+        await site.agent.delete("bridge", "c1", pod.netns)
         assert await site.nat() == before
         assert site.leases() == [] and not list((site.machine.root / "var/lib/cni/results").glob("bridge-*"))
         assert "veth" not in await site.node.run("ip", "-br", "link")
@@ -172,44 +172,41 @@ async def test_del_leaves_nothing_and_may_come_twice(site: Site) -> None:
     assert again.address == "10.200.0.3"  # round robin: not at once the one given back
 
 
-async def test_many_pods_at_once_share_the_restores(site: Site) -> None:
-    runs = 0
-    run = site.machine.run
+async def test_many_pods_at_once_share_one_restore(site: Site) -> None:
+    runs: list[str] = []
+    spawn = site.machine.spawn
 
-    async def counted(*args: Any, **options: Any) -> bytes:
-        nonlocal runs
-        runs += 1
-        return await run(*args, **options)
+    async def counted(argv: Any, **options: Any) -> Any:
+        runs.append(argv[0])
+        return await spawn(argv, **options)
 
-    site.machine.run = counted  # type: ignore[method-assign]
+    site.machine.spawn = counted  # type: ignore[method-assign]
     pods = [await site.sandbox() for _ in range(60)]
     made = await asyncio.gather(*(site.agent.add(pod.netns, f"c{n}") for n, pod in enumerate(pods)))
-    assert len({attachment.address for attachment in made}) == 60 and runs < 20
-    site.machine.run = run  # type: ignore[method-assign]
+    assert len({attachment.address for attachment in made}) == 60 and runs == ["iptables-restore"]
+    site.machine.spawn = spawn  # type: ignore[method-assign]
     assert (await site.nat()).count("-j MASQUERADE") == 60
     assert "1 received" in await site.inside(pods[0], "ping", "-c1", "-W2", made[59].address)
-    await asyncio.gather(*(site.agent.delete("bridge", f"c{n}", a.host_name) for n, a in enumerate(made)))
+    await asyncio.gather(*(site.agent.delete("bridge", f"c{n}", pod.netns) for n, pod in enumerate(pods)))
     assert "CNI-" not in await site.nat() and site.leases() == []
 
 
 async def test_a_flushed_table_hinders_no_del(site: Site) -> None:
     pods = [await site.sandbox() for _ in range(3)]
-    made = await asyncio.gather(*(site.agent.add(pod.netns, f"c{n}") for n, pod in enumerate(pods)))
+    await asyncio.gather(*(site.agent.add(pod.netns, f"c{n}") for n, pod in enumerate(pods)))
     await site.node.run("iptables", "-t", "nat", "-D", "POSTROUTING", "1")
-    await asyncio.gather(*(site.agent.delete("bridge", f"c{n}", a.host_name) for n, a in enumerate(made)))
+    await asyncio.gather(*(site.agent.delete("bridge", f"c{n}", pod.netns) for n, pod in enumerate(pods)))
     assert "CNI-" not in await site.nat() and site.leases() == []
 
 
 async def test_a_failed_add_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     pod = await site.sandbox()
-    run = site.machine.run
+    restores = site.agent.node.restores[4]
 
-    async def refused(argv: list[str], stdin: bytes = b"", timeout: float = 30.0) -> bytes:
-        if b"MASQUERADE" in stdin:
-            raise CommandError(argv, 2, "no nat table here")
-        return await run(argv, stdin, timeout)
+    async def refused(lines: str, table: str = "nat") -> None:
+        raise CommandError(["iptables-restore"], 2, "no nat table here")
 
-    monkeypatch.setattr(site.machine, "run", refused)
+    monkeypatch.setattr(restores, "restore", refused)
     with pytest.raises(CommandError, match="no nat table here"):
         await site.agent.add(pod.netns, "c1")
     assert site.leases() == [] and "veth" not in await site.node.run("ip", "-br", "link")
@@ -217,11 +214,27 @@ async def test_a_failed_add_leaves_nothing(site: Site, monkeypatch: pytest.Monke
     assert (await site.agent.add(pod.netns, "c1")).address == "10.200.0.3"
 
 
-async def test_a_cancelled_add_leaves_nothing(site: Site) -> None:
-    pod = await site.sandbox()
+async def test_a_refused_restore_says_why_and_the_next_one_works(site: Site) -> None:
+    program = site.agent.node.restores[4]
+    await program.restore(":MINE - [0:0]\n")
+    with pytest.raises(CommandError, match=r"line [0-9]+ failed"):
+        await program.restore("-D POSTROUTING -j MINE\n")
+    await program.restore("-A MINE -j ACCEPT\n")
+    assert "-A MINE -j ACCEPT" in await site.nat()
+
+
+async def test_a_cancelled_add_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod, reached = await site.sandbox(), asyncio.Event()
+
+    async def stuck(lines: str, table: str = "nat") -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(site.agent.node.restores[4], "restore", stuck)
     task = asyncio.create_task(site.agent.add(pod.netns, "c1"))
-    await asyncio.sleep(0)
+    await asyncio.wait_for(reached.wait(), 5)
     assert site.leases() == ["10.200.0.2"]
+    monkeypatch.undo()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -235,7 +248,7 @@ async def test_an_exhausted_range_says_so_and_gives_again(site: Site) -> None:
     first = await site.agent.add(pod.netns, "c1")
     with pytest.raises(GlassnetError, match=r"no IP addresses available in range set: 10\.200\.0\.1-10\.200\.0\.2"):
         await site.agent.add(other.netns, "c2")
-    await site.agent.delete("bridge", "c1", first.host_name)
+    await site.agent.delete("bridge", "c1", pod.netns)
     assert (await site.agent.add(other.netns, "c2")).address == first.address
 
 
@@ -259,11 +272,13 @@ async def test_a_bridge_of_another_network_is_left_alone(site: Site) -> None:
     assert "1 received" in await site.inside(pod, "ping", "-c1", "-W2", "10.200.0.1")
 
 
-async def test_hairpin_and_promiscuous_bridges(site: Site) -> None:
-    site.configure(hairpinMode=True, promiscMode=True, mtu=1400)
+async def test_hairpin_or_a_promiscuous_bridge(site: Site) -> None:
+    site.configure(hairpinMode=True, mtu=1400)
     pod, _ = await site.pod("c1")
     (port,) = json.loads(await site.node.run("bridge", "-d", "-j", "link"))
     assert port["hairpin"] is True
+    site.configure(promiscMode=True)
+    await site.pod("c2")
     (link,) = json.loads(await site.node.run("ip", "-d", "-j", "link", "show", "cnio0"))
     assert "PROMISC" in link["flags"] and link["mtu"] == 1400
     assert json.loads(await site.inside(pod, "ip", "-j", "link", "show", "eth0"))[0]["mtu"] == 1400
@@ -275,6 +290,7 @@ async def test_an_agent_started_anew_sweeps_what_the_last_one_left(site: Site) -
         await site.agent.add(pod.netns, f"c{number}")
     fresh = CniAgent(site.machine, os.urandom)
     await fresh.sweep(keep={"c1"})
+    await fresh.close()
     assert site.leases() == ["10.200.0.3"]
     assert (await site.nat()).count("-j MASQUERADE") == 1
 
@@ -285,48 +301,10 @@ async def test_no_configuration_and_a_bad_one(site: Site) -> None:
     with pytest.raises(
         GlassnetError, match=r"node-a: cni plugin not initialized: no network config found in /etc/cni/net\.d"
     ):
-        site.agent.configuration()
+        site.agent.network()
     path.write_text('{"name": "bridge",\n "type": }')
     with pytest.raises(GlassnetError, match=r"^node-a:/etc/cni/net\.d/10-bridge\.conf:2:10: "):
-        site.agent.configuration()
-
-
-async def test_the_programs_of_a_node(site: Site) -> None:
-    """What an engineer types on a node: the plugin by hand, on a namespace made by hand."""
-    cni_plugin.install(site.machine.root)
-    await site.node.run("ip", "netns", "add", "mine")
-    call = "CNI_COMMAND={} CNI_CONTAINERID=byhand CNI_NETNS=/run/netns/mine CNI_IFNAME=eth0 /opt/cni/bin/{} < /etc/cni/net.d/10-bridge.conf"
-    sh = ("sh", "-c")
-    version = await site.node.run(*sh, "CNI_COMMAND=VERSION /opt/cni/bin/bridge < /etc/cni/net.d/10-bridge.conf")
-    assert json.loads(version)["supportedVersions"] == ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
-    _, address = await site.pod("c1")
-    added = json.loads(await site.node.run(*sh, call.format("ADD", "bridge")))
-    assert added["ips"][0]["address"] == "10.200.0.3/24" and added["interfaces"][2]["sandbox"] == "/run/netns/mine"
-    assert "1 received" in await site.node.run("ip", "netns", "exec", "mine", "ping", "-c1", "-W2", address)
-    _, third = await site.pod("c3")
-    assert third == "10.200.0.4"  # the agent has seen the lease of the other process
-    refused = await site.node.run(*sh, call.format("ADD", "bridge") + " || true")
-    assert json.loads(refused)["msg"] == "container veth name provided (eth0) already exists"
-    refused = await site.node.run(*sh, call.format("CHECK", "bridge") + " || true")
-    assert (json.loads(refused)["code"], json.loads(refused)["msg"]) == (1, "config version does not allow CHECK")
-    site.configure(cniVersion="1.0.0")
-    assert await site.node.run(*sh, call.format("CHECK", "bridge")) == ""
-    await site.node.run("ip", "-n", "mine", "addr", "flush", "dev", "eth0")
-    refused = await site.node.run(*sh, call.format("CHECK", "bridge") + " || true")
-    assert "eth0 in /run/netns/mine has no address, its lease says 10.200.0.3/24" in json.loads(refused)["msg"]
-    for _ in range(2):
-        assert await site.node.run(*sh, call.format("DEL", "bridge")) == ""
-    assert site.leases() == ["10.200.0.2", "10.200.0.4"]
-    refused = await site.node.run(*sh, "CNI_COMMAND=ADD /opt/cni/bin/bridge < /etc/cni/net.d/10-bridge.conf || true")
-    assert json.loads(refused)["code"] == 4 and "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME" in json.loads(refused)["msg"]
-    refused = await site.node.run(
-        *sh, call.format("ADD", "bridge").replace("/run/netns/mine", "/run/netns/none") + " || true"
-    )
-    assert (json.loads(refused)["code"], site.leases()) == (3, ["10.200.0.2", "10.200.0.4"])
-    loopback = call.replace("CNI_IFNAME=eth0", "CNI_IFNAME=lo").format("ADD", "loopback")
-    assert json.loads(await site.node.run(*sh, loopback))["ips"] == [{"interface": 0, "address": "127.0.0.1/8"}]
-    assert "127.0.0.1" in await site.node.run("ip", "-n", "mine", "addr", "show", "lo", "up")
-    await site.node.run("ip", "netns", "del", "mine")
+        site.agent.network()
 
 
 async def test_links_go_as_a_group_and_no_other_with_them(site: Site) -> None:

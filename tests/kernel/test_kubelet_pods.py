@@ -168,6 +168,7 @@ async def test_an_agent_started_anew_takes_over_the_node(cluster: Cluster) -> No
             task.cancel()
         await worker._sandbox.remove()  # the sandboxes' processes ended with it
     crashed._workers.clear()
+    await crashed.cni.close()
     fresh = Kubelet(
         cluster.view,
         cluster.api,

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from glassnet.agent import cni_plugin, environment, node_status
+from glassnet.agent import cni_shim, environment, node_status
 from glassnet.agent.changes import Writer
-from glassnet.agent.cni import CniAgent
+from glassnet.agent.cni_runtime import CniAgent
 from glassnet.agent.node_status import NodeConfig
 from glassnet.agent.pod_worker import PodWorker
 from glassnet.agent.volumes import Volumes
+from glassnet.cni.runtime import PLUGIN_PATH
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
@@ -55,8 +56,9 @@ class Kubelet:
 
     async def register(self) -> None:
         """Put the CNI programs in their place, take down what an agent before left, create the Node object or refresh the one there is."""
-        cni_plugin.install(self._machine.root)
+        cni_shim.install(self._machine.root / PLUGIN_PATH.lstrip("/"))
         await self.cni.sweep()
+        await self.cni.serve()
         body = node_status.body(self._config, self._resources, self._now())
         try:
             await self._api.create(kinds.NODE, "", body)
@@ -99,6 +101,7 @@ class Kubelet:
         """Take down what runs on this node; the pods' objects stay as they are."""
         workers, self._workers = list(self._workers.values()), {}
         await asyncio.gather(*(worker.close() for worker in workers))
+        await self.cni.close()
 
     # -- what workers ask
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from glassnet.agent import environment, pod_status
-from glassnet.agent.cni import Attachment, CniAgent
+from glassnet.agent.cni_runtime import Attachment, CniAgent
 from glassnet.agent.container_loop import REMIND, RETRY, ContainerLoop
 from glassnet.agent.pod_status import ContainerState, Ended
 from glassnet.agent.probes import EAGER
@@ -243,7 +243,15 @@ class PodWorker:
         files: dict[str, str] = {}
         self._sandbox = await self._node.sandbox(self._pod, files)
         if not self._pod.spec.host_network:
-            self._attachment = await self._node.cni.add(self._node.netns(self._sandbox), self._container_id())
+            netns, pod = self._node.netns(self._sandbox), self._pod.metadata
+            identity = (
+                ("IgnoreUnknown", "1"),
+                ("K8S_POD_NAMESPACE", pod.namespace),
+                ("K8S_POD_NAME", pod.name),
+                ("K8S_POD_INFRA_CONTAINER_ID", self._container_id()),
+                ("K8S_POD_UID", pod.uid),
+            )
+            self._attachment = await self._node.cni.add(netns, self._container_id(), arguments=identity)
         files.update(self._node.files(self._pod, self.ip))
         self.show()
 
@@ -350,8 +358,8 @@ class PodWorker:
         for delay in _growing():
             try:
                 if self._attachment:
-                    network, host_name = self._attachment.network, self._attachment.host_name
-                    await self._node.cni.delete(network, self._container_id(), host_name)
+                    netns = self._node.netns(self._sandbox) if self._sandbox else None
+                    await self._node.cni.delete(self._attachment.network, self._container_id(), netns)
                     self._attachment = None
                 if self._sandbox:
                     await self._sandbox.remove()

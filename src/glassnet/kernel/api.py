@@ -41,6 +41,9 @@ class NetNs(Protocol):
         Raises KernelError naming the first operation the kernel refused.
         """
 
+    def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
+        """Ask rtnetlink for what is there: message type and body; the bodies of its answers. Raises KernelError."""
+
 
 class Process(Protocol):
     """A started process. `pid` is its number as the agent's own PID namespace sees it."""
@@ -100,8 +103,8 @@ class Sandbox(Protocol):
         """Kill what runs in it, remove the namespaces and their names. Idempotent."""
 
 
-class Host(Protocol):
-    """One machine as far as its network goes: a real node, or one of a lab."""
+class Node(Protocol):
+    """One machine as far as files and netlink go."""
 
     @property
     def name(self) -> str: ...
@@ -114,6 +117,10 @@ class Host(Protocol):
     def root(self) -> Path:
         """Where this machine's / can be read and written from the agent's process."""
 
+
+class Host(Node, Protocol):
+    """One machine as far as its network goes: a real node, or one of a lab."""
+
     async def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 30.0) -> bytes:
         """Run a program on the machine to its end and return its standard output.
 
@@ -122,10 +129,6 @@ class Host(Protocol):
 
     def sysctl(self, values: Mapping[str, Any]) -> None:
         """Write net.* sysctls (dotted names) in the machine's network namespace."""
-
-
-class Machine(Host, Protocol):
-    """One machine with pods on it: its network, mount, PID and UTS namespaces."""
 
     async def spawn(
         self,
@@ -140,6 +143,10 @@ class Machine(Host, Protocol):
     ) -> Process:
         """Start a process on the machine (see Sandbox.spawn)."""
 
+
+class Machine(Host, Protocol):
+    """One machine with pods on it: its network, mount, PID and UTS namespaces."""
+
     async def sandbox(
         self, netns_name: str, hostname: str, files: Mapping[str, str], host_network: bool = False
     ) -> Sandbox:
@@ -150,4 +157,4 @@ class Machine(Host, Protocol):
         """
 
 
-__all__ = ["Host", "Machine", "NetNs", "Process", "Sandbox"]
+__all__ = ["Host", "Machine", "NetNs", "Node", "Process", "Sandbox"]

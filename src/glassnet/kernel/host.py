@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glassnet.kernel.netns import KernelNetNs
+from glassnet.kernel.spawn import KernelProcess, start
 from glassnet.kernel.sysctl import write_sysctls
 from glassnet.net.errors import CommandError
 
@@ -54,6 +55,10 @@ class HostMachine:
         if process.returncode:
             raise CommandError(argv, process.returncode, errors.decode(errors="replace"))
         return output
+
+    async def spawn(self, argv: Sequence[str], **options: Any) -> KernelProcess:
+        """Start a program (see `kernel.api.Sandbox.spawn`). Raises KernelError."""
+        return KernelProcess(start(argv, options))
 
     def sysctl(self, values: Mapping[str, Any]) -> None:
         """Write net.* sysctls. Raises KernelError naming the one that failed."""

@@ -53,19 +53,28 @@ def read_link(netns: NetNs, name: str) -> Link | None:
 
 def delete_links(netns: NetNs, names: Sequence[str]) -> None:
     """Delete interfaces by name, all in one request; absent ones are fine. Raises KernelError for anything else."""
-    if not names:
-        return
+    with link_socket(netns) as sock:
+        delete_links_on(sock, names)
+
+
+def link_socket(netns: NetNs) -> socket.socket:
+    """A blocking rtnetlink socket of a namespace, for `delete_links_on` in another thread (only this one may go into namespaces)."""
+    sock = netns.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+    sock.setblocking(True)
+    return sock
+
+
+def delete_links_on(sock: socket.socket, names: Sequence[str]) -> None:
+    """As `delete_links`, on a socket of the namespace."""
     named = [_attribute(_IFLA_IFNAME, name.encode() + b"\0") for name in names]
     group = _attribute(_IFLA_GROUP, struct.pack("=I", GROUP))
-    with netns.socket(socket.AF_NETLINK, socket.SOCK_RAW) as sock:
-        sock.setblocking(True)
-        if len(named) == 1:
-            _ask(sock, [_message(_DELLINK, named[0])], names)
-            return
-        for begin in range(0, len(named), _MANY):
-            part = slice(begin, begin + _MANY)
-            _ask(sock, [_message(_NEWLINK, name + group) for name in named[part]], names[part])
-        _ask(sock, [_message(_DELLINK, group)], ["group of links"])
+    if len(named) < 2:
+        _ask(sock, [_message(_DELLINK, each) for each in named], names)
+        return
+    for begin in range(0, len(named), _MANY):
+        part = slice(begin, begin + _MANY)
+        _ask(sock, [_message(_NEWLINK, name + group) for name in named[part]], names[part])
+    _ask(sock, [_message(_DELLINK, group)], ["group of links"])
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -80,6 +89,8 @@ def _message(kind: int, attributes: bytes) -> bytes:
 
 def _ask(sock: socket.socket, messages: Sequence[bytes], names: Sequence[str]) -> None:
     """Send messages and read the kernel's answer to each, in their order."""
+    if not messages:
+        return
     sock.send(b"".join(messages))
     answers = _answers(sock)
     failed = [(name, number) for name, number in zip(names, answers, strict=False) if number not in (0, errno.ENODEV)]

@@ -20,7 +20,7 @@ from glassnet.netstack.ops import Operation
 _HEADER, _LINK, _ADDRESS, _ROUTE, _NEIGH = (
     struct.Struct(f) for f in ("=IHHII", "=BxHiII", "=BBBBI", "=BBBBBBBBI", "=BxxxiHBB")
 )
-_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
+_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
 _NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _NEWNEIGH, _DELNEIGH = (
     16,
     17,
@@ -45,7 +45,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
 _BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
 _IFF_UP, _IFF_PROMISC = 1, 0x100
 _NLA_NESTED = 0x8000
-_NLMSG_ERROR, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 1, 11, 270
+_NLMSG_ERROR, _NLMSG_DONE, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 3, 1, 11, 270
 _SIOCGIFINDEX = 0x8933
 _BATCH = 64
 _NAME_MAX = 15  # IFNAMSIZ less the end mark
@@ -134,6 +134,26 @@ class RtNetlink:
             for name in _gone(operation):
                 self._indexes.pop(name, None)
         self._send(waiting)
+
+    def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
+        """Ask for things that are there; the bodies of the answers, one for each, none when there is no such thing. Raises KernelError."""
+        self._sequence += 1
+        sequence, flags = self._sequence, _REQUEST | (_DUMP if dump else _ACK)
+        self._socket.send(_HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body)
+        found: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 18)
+            position = 0
+            while position + 16 <= len(data):
+                length, answer, _, number, _ = _HEADER.unpack_from(data, position)
+                if number == sequence and answer in (_NLMSG_ERROR, _NLMSG_DONE):
+                    error = -struct.unpack_from("=i", data, position + 16)[0] if answer == _NLMSG_ERROR else 0
+                    if error in (0, errno.ENODEV):
+                        return found
+                    raise KernelError(f"ask rtnetlink (message {kind})", error)
+                if number == sequence:
+                    found.append(data[position + 16 : position + length])
+                position += (length + 3) & ~3
 
     def _send(self, batch: list[tuple[Operation, Message]]) -> None:
         if not batch:
@@ -324,9 +344,12 @@ def _add_route(netlink: RtNetlink, op: ops.AddRoute) -> Message:
     more = _attr(7, ipaddress.ip_address(op.source).packed) if op.source else b""
     if op.metric:
         more += _u32(6, op.metric)
-    if op.mtu:
-        more += _attr(8 | _NLA_NESTED, _u32(2, op.mtu))
+    metrics = b"".join(_u32(kind, value) for kind, value in ((2, op.mtu), (8, op.advmss)) if value)
+    if metrics:
+        more += _attr(8 | _NLA_NESTED, metrics)
     scope = 0 if op.gateway or ":" in op.destination else 253  # on-link IPv4 routes have link scope
+    if op.scope >= 0:
+        scope = op.scope
     flags = _CREATE | (_REPLACE if op.replace else _EXCL)
     return _NEWROUTE, flags, _route_body(netlink, op, scope, 1, 4 if op.onlink else 0, more)
 

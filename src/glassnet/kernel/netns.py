@@ -57,11 +57,21 @@ class KernelNetNs:
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out rtnetlink operations in order. Raises KernelError naming the first one the kernel refused."""
+        with self._rtnetlink() as socket:
+            socket.apply(operations)
+
+    def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
+        """Ask rtnetlink (see `RtNetlink.request`)."""
+        with self._rtnetlink() as socket:
+            return socket.request(kind, body, dump)
+
+    @contextmanager
+    def _rtnetlink(self) -> Iterator[netlink.RtNetlink]:
         if self._socket is None:
             with self.entered():
                 self._socket = netlink.RtNetlink()
         try:
-            self._socket.apply(operations)
+            yield self._socket
         finally:
             if not self._kept:
                 self._socket.close()

@@ -27,3 +27,17 @@ def write_sysctls(values: Mapping[str, Any]) -> None:
                 os.close(descriptor)
         except OSError as error:
             raise KernelError(f"sysctl {name}={value}", error.errno or 0) from None
+
+
+def read_sysctl(name: str) -> str | None:
+    """A setting in the network namespace the calling thread is in; None when there is no such. Raises KernelError for anything else."""
+    try:
+        descriptor = os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, 4096).decode().strip()
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise KernelError(f"sysctl {name}", error.errno or 0) from None

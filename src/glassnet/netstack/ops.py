@@ -13,11 +13,12 @@ PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, PROTO_DHCP = 2, 3, 4, 16
 
 @dataclass(frozen=True, slots=True)
 class AddBridge:
-    """`ip link add NAME type bridge`; `hardware` is its MAC or "" for the kernel's choice."""
+    """`ip link add NAME type bridge`; `hardware` is its MAC or "" for the kernel's choice. `exist_ok` accepts one that is there."""
 
     name: str
     hardware: str = ""
     mtu: int = 0
+    exist_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ class DelAddress:
 class AddRoute:
     """`ip route add|replace DESTINATION via GATEWAY dev DEV src SOURCE metric METRIC proto PROTOCOL table TABLE`.
 
-    `destination` "default" or a prefix; `gateway` "" means on-link; `onlink` as in ip-route(8).
+    `destination` "default" or a prefix; `gateway` "" means on-link; `onlink` as in ip-route(8). `scope` -1: global through a gateway,
+    link without one. `exist_ok` leaves one that is there as it is.
     """
 
     destination: str
@@ -110,6 +112,9 @@ class AddRoute:
     mtu: int = 0
     onlink: bool = False
     replace: bool = False
+    advmss: int = 0
+    scope: int = -1
+    exist_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)

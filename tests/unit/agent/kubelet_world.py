@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glassnet.agent.cni import Attachment
+from glassnet.agent.cni_runtime import Attachment
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.server import ApiServer
@@ -150,19 +150,25 @@ class FakeCni:
         self.number = 1
         self.delete_errors: list[GlassnetError] = []
 
-    async def add(self, netns: Any, container_id: str, ifname: str = "eth0") -> Attachment:
+    async def add(self, netns: Any, container_id: str, **options: Any) -> Attachment:
         assert container_id not in self.out, "a container is added once"
         self.number += 1
         self.out[container_id] = f"10.200.0.{self.number}"
         await asyncio.sleep(0.005)
-        return Attachment(self.out[container_id], "veth0", "bridge")
+        return Attachment((self.out[container_id],), "bridge")
 
-    async def delete(self, network: str, container_id: str, host_name: str = "", ifname: str = "eth0") -> None:
+    async def delete(self, network: str, container_id: str, netns: Any = None, ifname: str = "eth0") -> None:
         if self.delete_errors:
             raise self.delete_errors.pop(0)
         self.out.pop(container_id, None)
 
     async def sweep(self, keep: Any = ()) -> None:
+        return None
+
+    async def serve(self) -> None:
+        return None
+
+    async def close(self) -> None:
         return None
 
 

@@ -39,7 +39,7 @@ async def rp_filter(scene: Scene) -> list[str]:
 async def bridge_nf(scene: Scene) -> list[str]:
     """Bridged packets pass netfilter by: a reply between two pods of the node is not translated back."""
     scene.sysctl("net.bridge.bridge-nf-call-iptables", 0)
-    bridge = scene.cni().bridge
+    bridge = scene.bridge()
     for link in json.loads(await scene.try_run("ip", "-j", "-d", "link", "show", "type", "bridge") or "[]"):
         if link["ifname"] == bridge and link["linkinfo"]["info_data"].get("nf_call_iptables"):
             words = ["ip", "link", "set", "dev", bridge, "type", "bridge", "nf_call_iptables"]
@@ -53,7 +53,7 @@ async def bridge_nf(scene: Scene) -> list[str]:
 async def bridge_address(scene: Scene) -> list[str]:
     """The bridge has an address of another cluster, not the gateway's of its pods."""
     await scene.pod(scene.spec.name)
-    bridge = scene.cni().bridge
+    bridge = scene.bridge()
     (link,) = json.loads(await scene.run("ip", "-j", "-4", "addr", "show", "dev", bridge))
     addresses = [entry for entry in link["addr_info"] if entry["family"] == "inet"]
     if not addresses:

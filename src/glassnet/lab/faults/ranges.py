@@ -18,8 +18,7 @@ OTHER, OTHER_RANGE, OTHER_FILE = "other0", "172.28.77.0/24", "00-other.conf"
 
 async def leaked(scene: Scene) -> list[str]:
     """Lease files of containers that never were, from the end of the range."""
-    conf = scene.cni()
-    directory, one = f"{NETWORKS}/{conf.name}", conf.ipam.ranges[0]
+    directory, one = f"{NETWORKS}/{scene.cni().name}", scene.range()
     place = scene.machine.root / directory
     scene.note("directory", machine=scene.spec.name, path=directory)
     place.mkdir(parents=True, exist_ok=True)
@@ -54,7 +53,7 @@ async def without_range(scene: Scene) -> list[str]:
 async def outside(scene: Scene) -> list[str]:
     """A second network configuration that sorts first, and a pod made with it."""
     node, path = scene.spec.name, f"{CONFIG}/{OTHER_FILE}"
-    if scene.cni().bridge == OTHER or (scene.machine.root / path).exists():
+    if scene.bridge() == OTHER or (scene.machine.root / path).exists():
         raise LabError(f"{node} has /{path} already")
     ipam = {"type": "host-local", "ranges": [[{"subnet": OTHER_RANGE}]], "routes": [{"dst": "0.0.0.0/0"}]}
     conf = {"cniVersion": "0.3.1", "name": "other", "type": "bridge", "bridge": OTHER, "isGateway": True,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from glassnet.apiserver.local import LocalApi
-from glassnet.cni import config
-from glassnet.cni.config import NetConf
+from glassnet.cni import host_local, runtime
+from glassnet.cni.host_local import Range
 from glassnet.kernel.api import Machine
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.kernel.sysctl import path_of
@@ -103,13 +103,21 @@ class Scene:
 
     # -- files
 
-    def cni(self) -> NetConf:
+    def cni(self) -> runtime.Network:
         """The node's network, as the runtime reads it."""
         directory = self.machine.root / CONFIG
-        name = config.choose_file(os.listdir(directory))
+        name = runtime.choose_file(os.listdir(directory))
         if name is None:
             raise LabError(f"{self.spec.name} has no network configuration")
-        return config.parse((directory / name).read_text(), name)
+        return runtime.parse_network((directory / name).read_text(), name)
+
+    def bridge(self) -> str:
+        """The bridge that joins the node's pods."""
+        return self.cni().plugin("bridge").get("bridge") or "cni0"
+
+    def range(self) -> Range:
+        """The addresses of the node's pods."""
+        return host_local.ranges_of(self.cni().plugin("bridge"))[0][0]
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the node (path without the first slash)."""
@@ -120,10 +128,9 @@ class Scene:
 
     def spare_address(self) -> str:
         """An address of the node's pod range that no pod has: the last free one."""
-        conf = self.cni()
-        place = self.machine.root / "var/lib/cni/networks" / conf.name
+        place = self.machine.root / "var/lib/cni/networks" / self.cni().name
         taken = set(os.listdir(place)) if place.is_dir() else set()
-        one = conf.ipam.ranges[0]
+        one = self.range()
         for value in range(int(one.end), int(one.start), -1):
             text = str(type(one.end)(value))
             if text not in taken and text != str(one.gateway):

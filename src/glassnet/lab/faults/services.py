@@ -33,7 +33,7 @@ async def hairpin(scene: Scene) -> list[str]:
     """Every port of the bridge without hairpin mode, the bridge not promiscuous, and a Service whose endpoint is behind it."""
     await scene.pod(scene.spec.name)
     virtual = (await scene.service())["clusterIP"]
-    bridge = scene.cni().bridge
+    bridge = scene.bridge()
     changed = []
     for port in json.loads(await scene.run("bridge", "-j", "-d", "link", "show")):
         if port.get("master") == bridge and port.get("hairpin"):

@@ -1,0 +1,163 @@
+"""The effects of CNI plugins carried out on one machine: its kernel, its disk, its programs.
+
+`Effects` does what takes no waiting; `carry_out` runs a plugin. Two kinds of machine complete it: `agent.cni_alone` for one call in a process
+of its own, `agent.cni` for an agent that serves many calls at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from glassnet.agent.leases import LeaseFiles
+from glassnet.cni import effects as e
+from glassnet.cni.errors import OTHER, CniError
+from glassnet.kernel import network_state
+from glassnet.kernel.api import NetNs, Node
+from glassnet.kernel.sysctl import read_sysctl, write_sysctls
+from glassnet.net.errors import GlassnetError
+
+T = TypeVar("T")
+
+
+class NodeState:
+    """What outlives a call: the machine and its leases. `random` gives bytes."""
+
+    def __init__(self, node: Node, random: Callable[[int], bytes] = os.urandom) -> None:
+        self.node, self.random = node, random
+        self.leases = LeaseFiles(node.root, node.name)
+
+
+class Effects:
+    """What is done at once, in the namespaces of one call."""
+
+    def __init__(self, state: NodeState, pod: NetNs | None) -> None:
+        self.state, self.node, self.pod = state, state.node, pod
+
+    def now(self, effect: e.Effect[Any]) -> Any:
+        """Carry out one effect; its answer. Raises GlassnetError."""
+        return _NOW[type(effect)](self, effect)
+
+    def netns(self, where: e.Where) -> NetNs:
+        """The namespace an effect is for. Raises GlassnetError when the call has none."""
+        if where is e.Where.NODE:
+            return self.node.netns
+        if self.pod is None:
+            raise GlassnetError("the call names no network namespace of a container")
+        return self.pod
+
+    def path(self, path: str) -> Path:
+        """Where a file of the machine is for this process."""
+        return self.node.root / path.lstrip("/")
+
+    def plugin_program(self, plugin: str, path: str) -> str:
+        """The program of another plugin, looked for as the specification says. Raises CniError when there is none."""
+        places = [place for place in path.split(":") if place]
+        if not plugin or "/" in plugin:
+            raise CniError(OTHER, f"invalid plugin name: {plugin!r}")
+        found = next((f"{place}/{plugin}" for place in places if self.path(f"{place}/{plugin}").exists()), None)
+        if found is None:
+            raise CniError(OTHER, f'failed to find plugin "{plugin}" in path [{" ".join(places)}]')
+        return found
+
+    def _apply(self, effect: e.Apply) -> None:
+        self.netns(effect.where).apply(effect.operations)
+
+    def _find_link(self, effect: e.FindLink) -> Any:
+        return network_state.find_link(self.netns(effect.where), effect.name)
+
+    def _list_links(self, effect: e.ListLinks) -> Any:
+        return network_state.list_links(self.netns(effect.where))
+
+    def _list_addresses(self, effect: e.ListAddresses) -> Any:
+        return network_state.list_addresses(self.netns(effect.where), effect.dev)
+
+    def _list_routes(self, effect: e.ListRoutes) -> Any:
+        return network_state.list_routes(self.netns(effect.where))
+
+    def _read_setting(self, effect: e.ReadSetting) -> str | None:
+        with self.netns(effect.where).entered():
+            return read_sysctl(effect.name)
+
+    def _write_settings(self, effect: e.WriteSettings) -> None:
+        with self.netns(effect.where).entered():
+            write_sysctls(effect.values)
+
+    def _reserve(self, effect: e.Reserve) -> tuple[str, ...]:
+        return self.state.leases.reserve(effect.place, effect.sets, effect.wanted, effect.holder)
+
+    def _leases(self, effect: e.Leases) -> Any:
+        return self.state.leases.holders(effect.place)
+
+    def _held(self, effect: e.Held) -> tuple[str, ...]:
+        return self.state.leases.held(effect.place, effect.holder)
+
+    def _release(self, effect: e.Release) -> None:
+        self.state.leases.release(effect.place, effect.addresses)
+
+    def _has_program(self, effect: e.HasProgram) -> bool:
+        return any((self.path(place) / effect.name).exists() for place in ("/usr/sbin", "/sbin", "/usr/bin", "/bin"))
+
+    def _read_file(self, effect: e.ReadFile) -> str | None:
+        try:
+            return self.path(effect.path).read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._failed(effect.path, error) from None
+
+    def _write_file(self, effect: e.WriteFile) -> None:
+        path = self.path(effect.path)
+        beside = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(effect.text)
+            beside.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise self._failed(effect.path, error) from None
+
+    def _remove_file(self, effect: e.RemoveFile) -> None:
+        try:
+            self.path(effect.path).unlink()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise self._failed(effect.path, error) from None
+
+    def _list_files(self, effect: e.ListFiles) -> tuple[str, ...]:
+        try:
+            return tuple(sorted(name for name in os.listdir(self.path(effect.path)) if not name.startswith(".")))
+        except OSError:
+            return ()
+
+    def _random(self, effect: e.Random) -> bytes:
+        return self.state.random(effect.count)
+
+    def _failed(self, path: str, error: OSError) -> GlassnetError:
+        return GlassnetError(f"{self.node.name}: {path}: {error.strerror}")
+
+
+_NOW: dict[type, Callable[[Effects, Any], Any]] = {
+    e.Apply: Effects._apply,
+    e.FindLink: Effects._find_link,
+    e.ListLinks: Effects._list_links,
+    e.ListAddresses: Effects._list_addresses,
+    e.ListRoutes: Effects._list_routes,
+    e.ReadSetting: Effects._read_setting,
+    e.WriteSettings: Effects._write_settings,
+    e.Reserve: Effects._reserve,
+    e.Leases: Effects._leases,
+    e.Held: Effects._held,
+    e.Release: Effects._release,
+    e.HasProgram: Effects._has_program,
+    e.ReadFile: Effects._read_file,
+    e.WriteFile: Effects._write_file,
+    e.RemoveFile: Effects._remove_file,
+    e.ListFiles: Effects._list_files,
+    e.Random: Effects._random,
+}

@@ -1,0 +1,208 @@
+"""What plugins ask of a node: effects as values. A plugin is a generator of them; who runs it carries each out and sends the answer back.
+
+So all decisions stay here, where nothing touches a kernel or a disk, and between any two effects a plugin can be stopped: tests do so at each.
+An effect that fails is thrown into the generator as a GlassnetError, at the place that asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from glassnet.cni.request import Attachment
+from glassnet.netstack.model import Address, Link, Route
+from glassnet.netstack.ops import Operation
+
+T = TypeVar("T")
+
+
+class Where(Enum):
+    """Which network namespace: that of the node, or the container's."""
+
+    NODE = "node"
+    POD = "pod"
+
+
+class Effect(msgspec.Struct, Generic[T], frozen=True):
+    """Something to be done or looked up; its answer has type T."""
+
+
+class Apply(Effect[None], frozen=True):
+    """Carry out rtnetlink operations in order."""
+
+    where: Where
+    operations: tuple[Operation, ...]
+
+
+class Remove(Effect[None], frozen=True):
+    """Delete a link; answered as soon as nobody sees it any more. An absent one is fine."""
+
+    where: Where
+    name: str
+
+
+class FindLink(Effect[Link | None], frozen=True):
+    """A link by its name, None when there is none."""
+
+    where: Where
+    name: str
+
+
+class ListLinks(Effect[tuple[Link, ...]], frozen=True):
+    """Every link."""
+
+    where: Where
+
+
+class ListAddresses(Effect[tuple[Address, ...]], frozen=True):
+    """The addresses of a link."""
+
+    where: Where
+    dev: str
+
+
+class ListRoutes(Effect[tuple[Route, ...]], frozen=True):
+    """Every route of the main table, of both families."""
+
+    where: Where
+
+
+class ReadSetting(Effect[str | None], frozen=True):
+    """The value of a net.* sysctl, None when there is no such."""
+
+    where: Where
+    name: str
+
+
+class WriteSettings(Effect[None], frozen=True):
+    """Write net.* sysctls."""
+
+    where: Where
+    values: Mapping[str, str]
+
+
+class Reserve(Effect[tuple[str, ...]], frozen=True):
+    """Take an address out of each set of ranges, all or none; their texts without prefix length.
+
+    `place` is the directory of the leases. See `host_local.choose`, which whoever carries it out calls under the directory's lock.
+    """
+
+    place: str
+    sets: tuple[Any, ...]
+    wanted: tuple[str, ...]
+    holder: Attachment
+
+
+class Leases(Effect[Mapping[str, Attachment]], frozen=True):
+    """Who holds which address."""
+
+    place: str
+
+
+class Held(Effect[tuple[str, ...]], frozen=True):
+    """The addresses of one container's interface."""
+
+    place: str
+    holder: Attachment
+
+
+class Release(Effect[None], frozen=True):
+    """Give addresses back; an absent lease is fine."""
+
+    place: str
+    addresses: tuple[str, ...]
+
+
+class Restore(Effect[None], frozen=True):
+    """Have iptables-restore add or delete lines of the nat table, all or none. `otherwise` are tried when they are refused.
+
+    Rules that are to come back when somebody flushes the table are kept under `keep` ("" for none); without lines `keep` is forgotten.
+    """
+
+    family: int
+    lines: str
+    otherwise: str = ""
+    keep: str = ""
+
+
+class SavedRules(Effect[str], frozen=True):
+    """The nat table as iptables-save prints it."""
+
+    family: int
+
+
+class Nft(Effect[str], frozen=True):
+    """Have nft run a script; what it printed (JSON for listings)."""
+
+    script: str
+    keep: str = ""
+
+
+class Tc(Effect[str], frozen=True):
+    """Have tc(8) run a command on the node; what it printed."""
+
+    words: tuple[str, ...]
+
+
+class HasProgram(Effect[bool], frozen=True):
+    """Whether the node has a program."""
+
+    name: str
+
+
+class ForgetConnections(Effect[None], frozen=True):
+    """Delete what connection tracking knows of UDP to a port of the node, so that its next packet meets the new rules."""
+
+    family: int
+    port: int
+
+
+class Delegate(Effect[dict[str, Any]], frozen=True):
+    """Call another plugin, found in the call's CNI_PATH, with the same environment; its answer ({} for none)."""
+
+    plugin: str
+    command: str
+    config: Mapping[str, Any]
+
+
+class ReadFile(Effect[str | None], frozen=True):
+    """A file's text, None when there is none."""
+
+    path: str
+
+
+class WriteFile(Effect[None], frozen=True):
+    """Write a file, whole or not at all; directories are made."""
+
+    path: str
+    text: str
+
+
+class RemoveFile(Effect[None], frozen=True):
+    """Remove a file; an absent one is fine."""
+
+    path: str
+
+
+class ListFiles(Effect[tuple[str, ...]], frozen=True):
+    """Names in a directory, in order; none when it is not there."""
+
+    path: str
+
+
+class Random(Effect[bytes], frozen=True):
+    """Random bytes."""
+
+    count: int
+
+
+Steps = Generator[Effect[Any], Any, T]
+
+
+def ask(effect: Effect[T]) -> Steps[T]:
+    """Have an effect carried out: `answer = yield from ask(FindLink(Where.NODE, "cni0"))`."""
+    answer: T = yield effect
+    return answer

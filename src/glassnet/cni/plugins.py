@@ -1,0 +1,38 @@
+"""The plugins by name, and one call of one of them from its environment to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from glassnet.cni import bridge, host_local, loopback, static
+from glassnet.cni.effects import Steps
+from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
+from glassnet.cni.request import Call, read_call
+from glassnet.cni.result import VERSIONS, render_result
+
+PLUGINS: dict[str, Any] = {
+    "bridge": bridge,
+    "host-local": host_local,
+    "loopback": loopback,
+    "static": static,
+}
+_FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}
+
+
+def answer(plugin: str, environment: Mapping[str, str], text: str, pod: int = -1) -> Steps[dict[str, Any] | None]:
+    """Carry out one call: what the plugin prints, None for nothing. Raises CniError and what effects raise."""
+    if plugin not in PLUGINS:
+        raise CniError(INVALID_ENVIRONMENT, f'there is no plugin "{plugin}"; want one of {", ".join(PLUGINS)}')
+    if environment.get("CNI_COMMAND") == "VERSION":
+        return {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
+    call = read_call(plugin, environment, text, pod)
+    return (yield from perform(call))
+
+
+def perform(call: Call) -> Steps[dict[str, Any] | None]:
+    """Carry out a call that is understood. Raises CniError and what effects raise."""
+    if call.command in ("ADD", "CHECK") and call.pod < 0:
+        raise CniError(UNKNOWN_CONTAINER, f'failed to open netns "{call.netns}": no such file or directory')
+    found = yield from getattr(PLUGINS[call.plugin], _FUNCTIONS[call.command])(call)
+    return render_result(found, call.version) if found is not None else None
