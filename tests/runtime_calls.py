@@ -69,9 +69,9 @@ LIST: dict[str, Any] = {
 }
 
 
-def install_recorded(node: RuntimeNode) -> None:
+async def install_recorded(node: RuntimeNode) -> None:
     """The reference plugins, each behind a program that writes down how it was called; `failing` refuses every ADD."""
-    install_reference(node)
+    await install_reference(node)
     for directory in (CALLS, REAL):
         node.at(directory).mkdir()
     node.write(f"{PLUGINS}/failing", FAILING)

@@ -94,7 +94,7 @@ class Plugins(NamedTuple):
     """Plugins that a node can have in /opt/cni/bin, and what is known of them."""
 
     name: str
-    install: Callable[[RuntimeNode], None]
+    install: Callable[[RuntimeNode], Awaitable[None]]  # what it starts on the node ends with it
     types: frozenset[str]
     forgets_masquerade: bool  # on a DEL that names no namespace: the container's chain stays in table nat
 
@@ -185,7 +185,7 @@ def _libraries(program: str) -> list[str]:
     return re.findall(r"^\s+(?:\S+ => )?(/\S+)", told, re.MULTILINE)
 
 
-def install_reference(node: RuntimeNode) -> None:
+async def install_reference(node: RuntimeNode) -> None:
     """Put the reference plugins of Debian's containernetworking-plugins into the node's /opt/cni/bin."""
     for program in node.names("/run/reference"):
         node.at(f"{PLUGINS}/{program}").symlink_to(f"/run/reference/{program}")
@@ -214,7 +214,7 @@ async def runtime_node(plugins: Plugins) -> AsyncIterator[RuntimeNode]:
             async with _own_cgroups(node):
                 try:
                     await _own_places(node)
-                    plugins.install(node)
+                    await plugins.install(node)
                     yield node
                 finally:
                     await machine.close()

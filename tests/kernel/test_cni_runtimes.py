@@ -32,7 +32,7 @@ from runtimes import (
 pytestmark = pytest.mark.kernel
 
 
-def install_ours(node: RuntimeNode) -> None:
+async def install_ours(node: RuntimeNode) -> None:
     """Put glassnet's own plugins into the node's /opt/cni/bin."""
     cni_plugin.install(node.root)
 
