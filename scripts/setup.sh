@@ -26,9 +26,13 @@ tcpdump tcpdump
 ipset ipset
 "
 
-# the tests compare with the reference CNI plugins
+# the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
 [ -z "${TESTS:-}" ] || NEEDS="$NEEDS
-/usr/lib/cni/bridge containernetworking-plugins"
+/usr/lib/cni/bridge containernetworking-plugins
+containerd containerd
+runc runc
+podman podman
+busybox busybox-static"
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
@@ -51,8 +55,10 @@ if [ -n "$(echo "$missing" | tr -d ' ')" ]; then
     fi
     echo "Installing Debian packages: $missing"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    # The package podman brings a network in /etc/cni/net.d, which whatever else runs pods here (kubelet, say) would take for its own.
     # shellcheck disable=SC2086
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+        -o Dpkg::Options::='--path-exclude=/etc/cni/*' $missing >/dev/null
 fi
 
 if ! [ -x .venv/bin/python ]; then "$python" -m venv .venv; fi

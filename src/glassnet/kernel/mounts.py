@@ -23,6 +23,8 @@ _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 SKIPPED = ("boot", "lost+found")
 OWN = ("proc", "sys", "dev", "run", "tmp")  # never the host's
+# Nor these, further down: a runtime on the host has networks and leases of its own there, and a machine's kubelet would take them for its.
+HIDDEN = ("etc/cni/net.d", "var/lib/cni")
 # Directories a rootless lab must be able to write in: those of the host have owners it cannot take on.
 WRITABLE = (
     "etc/cni/net.d", "opt/cni/bin", "var/lib/cni/networks", "var/lib/cni/results", "var/lib/kubelet/pods", "var/log/pods", "var/tmp",
@@ -81,6 +83,9 @@ def enter_root(place: Path, binds: Iterable[str], rootless: bool, kept: Iterable
         if os.path.isdir(root + point) and f"/{point.split('/')[1]}" in hidden:
             libc.mount(point, root + point, flags=MS_BIND | MS_REC)
             libc.make_read_only(root + point)
+    for path in HIDDEN:
+        if os.path.isdir(f"/{path}"):
+            libc.mount(str(place / "upper" / path), f"{root}/{path}", flags=MS_BIND)
     for name in OWN:
         os.mkdir(f"{root}/{name}")
     libc.mount("tmpfs", f"{root}/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
