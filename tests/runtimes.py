@@ -108,6 +108,7 @@ class RuntimeNode:
     def __init__(self, machine: LabMachine, plugins: Plugins, name: str) -> None:
         self.machine, self.plugins = machine, plugins
         self.name = name  # of its cgroup, and of its place in /dev/shm
+        self.at_end: list[Callable[[], Awaitable[None]]] = []  # called before the node goes
 
     @property
     def root(self) -> Path:
@@ -217,6 +218,8 @@ async def runtime_node(plugins: Plugins) -> AsyncIterator[RuntimeNode]:
                     await plugins.install(node)
                     yield node
                 finally:
+                    for end in node.at_end:
+                        await end()
                     await machine.close()
         finally:
             await machine.close()

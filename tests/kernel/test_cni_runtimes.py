@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,7 +13,11 @@ from pathlib import Path
 import pytest
 
 import runtime_calls
-from glassnet.agent import cni_plugin
+import runtimes
+from glassnet.agent import cni_shim
+from glassnet.agent.cni import Node as CniNode
+from glassnet.agent.cni_server import CniServer
+from glassnet.cni.plugins import PLUGINS
 from runtimes import (
     CONFIG,
     LEASES,
@@ -33,12 +38,26 @@ pytestmark = pytest.mark.kernel
 
 
 async def install_ours(node: RuntimeNode) -> None:
-    """Put glassnet's own plugins into the node's /opt/cni/bin."""
-    cni_plugin.install(node.root)
+    """Put glassnet's own plugins into the node's /opt/cni/bin; what we have none of is the reference's (podman's networks name a firewall)."""
+    cni_shim.install(node.at(runtimes.PLUGINS))
+    for name in node.names("/run/reference"):
+        if name not in PLUGINS:
+            node.at(f"{runtimes.PLUGINS}/{name}").symlink_to(f"/run/reference/{name}")
 
 
-OUR_PLUGINS = Plugins("ours", install_ours, frozenset({"bridge", "host-local", "loopback"}), forgets_masquerade=False)
-ALL = (REFERENCE_PLUGINS, OUR_PLUGINS)
+async def install_with_agent(node: RuntimeNode) -> None:
+    """Ours, and the agent that they hand their calls to."""
+    await install_ours(node)
+    cni = CniNode(node.machine, os.urandom)
+    server = CniServer(cni)
+    await server.start()
+    node.at_end += [server.close, cni.close]
+
+
+TYPES = frozenset({*PLUGINS, "firewall"})
+ALONE = Plugins("alone", install_ours, TYPES, forgets_masquerade=False)
+AGENT = Plugins("agent", install_with_agent, TYPES, forgets_masquerade=False)
+ALL = (REFERENCE_PLUGINS, ALONE, AGENT)
 FOR_PODMAN = [plugins for plugins in ALL if plugins.types >= {"bridge", "host-local", "portmap", "firewall", "tuning"}]
 WEB = ("/bin/httpd", "-f", "-p", "80", "-h", "/www")
 IDLE = ("/bin/sleep", "1000")

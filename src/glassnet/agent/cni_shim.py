@@ -6,11 +6,13 @@ without cleaning up. `program` writes its text; the protocol is told in `cni_ser
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import glassnet
 from glassnet.agent.cni_server import SOCKET
-from glassnet.cni.plugins import PLUGINS
+from glassnet.cni.plugins import PLUGINS, VERSION_ANSWER
 from glassnet.net.errors import GlassnetError
 
 MARK = "# glassnet CNI plugin"  # in the second line: what tells our programs from all others
@@ -37,14 +39,17 @@ def alone(text):
         text = text[posix.write(fd, text):]
     posix.lseek(fd, 0, 0)
     posix.dup2(fd, 0)
-    posix.execv({python!r}, [{python!r}, "-I", "-m", "glassnet.agent.cni_alone", {plugin!r}])
+    posix.execv({python!r}, [{python!r}, "-I", "-c", {alone!r}, {plugin!r}])
 
 
 def main():
     command = E.get(b"CNI_COMMAND", b"")
     if not command:
         alone(b"")
-    text = b"" if command == b"VERSION" else read(0)
+    if command == b"VERSION":
+        posix.write(1, {versions!r})
+        posix._exit(0)
+    text = read(0)
     agent = socket(AF_UNIX, SOCK_STREAM)
     try:
         agent.connect({socket!r})
@@ -80,9 +85,21 @@ main()
 """
 
 
+_PACKAGES = str(Path(glassnet.__file__).parent.parent)
+_ALONE = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from glassnet.agent.cni_alone import main; sys.exit(main(sys.argv[1:]))"
+
+
 def program(plugin: str, python: str = sys.executable, socket: str = SOCKET) -> str:
-    """The text of a plugin's program."""
-    return _TEXT.format(mark=MARK, plugin=plugin, python=python, socket=socket, order=sys.byteorder)
+    """The text of a plugin's program. Alone it runs this glassnet, wherever it lies."""
+    return _TEXT.format(
+        mark=MARK,
+        plugin=plugin,
+        python=python,
+        socket=socket,
+        order=sys.byteorder,
+        alone=_ALONE,
+        versions=json.dumps(VERSION_ANSWER).encode() + b"\n",
+    )
 
 
 def install(directory: Path, force: bool = True, python: str = sys.executable, socket: str = SOCKET) -> list[str]:

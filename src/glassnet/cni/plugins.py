@@ -17,6 +17,7 @@ PLUGINS: dict[str, Any] = {
     "loopback": loopback,
     "static": static,
 }
+VERSION_ANSWER = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
 _FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}
 
 
@@ -25,7 +26,7 @@ def answer(plugin: str, environment: Mapping[str, str], text: str, pod: int = -1
     if plugin not in PLUGINS:
         raise CniError(INVALID_ENVIRONMENT, f'there is no plugin "{plugin}"; want one of {", ".join(PLUGINS)}')
     if environment.get("CNI_COMMAND") == "VERSION":
-        return {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
+        return VERSION_ANSWER
     call = read_call(plugin, environment, text, pod)
     return (yield from perform(call))
 
