@@ -28,6 +28,7 @@ ipset ipset
 
 # the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
 [ -z "${TESTS:-}" ] || NEEDS="$NEEDS
+as binutils
 /usr/lib/cni/bridge containernetworking-plugins
 containerd containerd
 runc runc

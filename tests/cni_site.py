@@ -15,11 +15,8 @@ from glassnet.agent import cni_shim
 from glassnet.agent.cni import Node as CniNode
 from glassnet.agent.cni_server import SOCKET, CniServer
 
-AGENT, ALONE, REFERENCE = (
-    "/opt/cni/bin",
-    "/opt/cni/alone",
-    "/usr/lib/cni",
-)  # where the programs of each kind lie on the node
+# where the programs of each kind lie on the node; SCRIPT is what AGENT is on processors without a native program
+AGENT, ALONE, SCRIPT, REFERENCE = "/opt/cni/bin", "/opt/cni/alone", "/opt/cni/script", "/usr/lib/cni"
 
 
 class Site:
@@ -88,6 +85,7 @@ async def cni_site() -> AsyncIterator[Site]:
         site = Site(node)
         cni_shim.install(site.path(AGENT))
         cni_shim.install(site.path(ALONE), socket=f"{SOCKET}.none")
+        cni_shim.install(site.path(SCRIPT), machine="other")
         await site.server.start()
         try:
             yield site

@@ -1,10 +1,10 @@
 """The agent's end of the plugin programs: a Unix socket, one connection a call. Its other end is `cni_shim`.
 
-A program sends descriptors of its own network namespace and of the container's, its CNI_* variables and its standard input; it gets what it is
+A program sends descriptors of its standard input, of its own network namespace and of the container's, and its environment; it gets what it is
 to print and its exit status. So paths mean what they mean where the program runs, be it in another mount namespace, and an agent never works for
-a program that is in another network than it is itself (rootless podman, a container): that one is told to do the work alone.
+a program that is in another network than it is itself (rootless podman, a container): that one is told to do the work alone, its input unread.
 
-    request   plugin NUL NAME=VALUE NUL … NUL NUL standard input, to the end        descriptors: own namespace, container's (if it has one)
+    request   plugin NUL NAME=VALUE NUL … to the end        descriptors: standard input, own namespace, container's (if it has one)
     answer    "0" or "1" (exit status) and what to print; "-" for "not mine"
 """
 
@@ -73,17 +73,15 @@ class CniServer:
                 os.close(each)
 
     async def _answer(self, data: bytes, descriptors: list[int]) -> bytes:
-        head, _, text = data.partition(b"\0\0")
-        plugin, *pairs = head.decode(errors="surrogateescape").split("\0")
-        environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        if not descriptors or os.fstat(descriptors[0]).st_ino != self._node.node.netns.inode:
+        plugin, *pairs = data.decode(errors="surrogateescape").split("\0")
+        environment = dict(pair.split("=", 1) for pair in pairs if pair.startswith("CNI_") and "=" in pair)
+        if len(descriptors) < 2 or os.fstat(descriptors[1]).st_ino != self._node.node.netns.inode:
             return b"-"
-        pod = (
-            KernelNetNs(os.path.basename(environment.get("CNI_NETNS", "")), os.dup(descriptors[1]), kept=True)
-            if len(descriptors) > 1
-            else None
-        )
+        pod = None
+        if len(descriptors) > 2:
+            pod = KernelNetNs(os.path.basename(environment.get("CNI_NETNS", "")), os.dup(descriptors[2]), kept=True)
         try:
+            text = await asyncio.wait_for(_read(descriptors[0]), _TIMEOUT)
             steps = plugins.answer(plugin, environment, text.decode(errors="replace"), pod.fd if pod else -1)
             answer = await self._node.run(steps, pod, environment)
         except GlassnetError as error:
@@ -127,6 +125,33 @@ async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
         size += len(data)
         if size > _LIMIT:
             raise ValueError("more than any configuration is")
+
+
+async def _read(descriptor: int) -> bytes:
+    """A file, pipe or socket to its end. It is shared with the program and its caller, so it stays as it is: blocking."""
+    loop, size, waits = asyncio.get_running_loop(), 0, True
+    parts: list[bytes] = []
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+    except PermissionError:  # epoll takes no files: they never make anybody wait
+        ready.set()
+        waits = False
+    try:
+        while True:
+            await ready.wait()
+            data = os.read(descriptor, _CHUNK)
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
+            size += len(data)
+            if size > _LIMIT:
+                raise ValueError("more than any configuration is")
+            if waits:
+                ready.clear()
+    finally:
+        if waits:
+            loop.remove_reader(descriptor)
 
 
 def _listening(path: Path) -> socket.socket:

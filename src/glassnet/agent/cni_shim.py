@@ -1,17 +1,20 @@
 """The programs in a runtime's CNI bin directory: thin ones that hand their call to the node's agent, and do it alone when there is none.
 
-Starting Python is most of what a call takes, so a program imports nothing but two modules of the interpreter's own (-I -S), and ends
-without cleaning up. `program` writes its text; the protocol is told in `cni_server`.
+Starting is most of what a call takes: on x86-64 a program is a kilobyte of instructions (`cni_native`), elsewhere a script that imports nothing
+but two modules of the interpreter's own (-I -S) and ends without cleaning up. The protocol is told in `cni_server`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import glassnet
+from glassnet.agent import cni_native
 from glassnet.agent.cni_server import SOCKET
+from glassnet.cni.errors import OTHER, TRY_AGAIN, CniError, body
 from glassnet.cni.plugins import PLUGINS, VERSION_ANSWER
 from glassnet.net.errors import GlassnetError
 
@@ -26,55 +29,40 @@ E = posix.environ
 CLOEXEC = 0o2000000
 
 
-def read(fd):
-    parts = []
-    while data := posix.read(fd, 65536):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def alone(text):
-    fd = posix.memfd_create("stdin", 0)
-    while text:
-        text = text[posix.write(fd, text):]
-    posix.lseek(fd, 0, 0)
-    posix.dup2(fd, 0)
-    posix.execv({python!r}, [{python!r}, "-I", "-c", {alone!r}, {plugin!r}])
+def alone():
+    posix.execv({alone[0]!r}, {alone!r})
 
 
 def main():
-    command = E.get(b"CNI_COMMAND", b"")
-    if not command:
-        alone(b"")
+    command = E.get(b"CNI_COMMAND")
     if command == b"VERSION":
-        posix.write(1, {versions!r})
+        posix.write(1, {version!r})
         posix._exit(0)
-    text = read(0)
     agent = socket(AF_UNIX, SOCK_STREAM)
     try:
+        if not command:
+            alone()
         agent.connect({socket!r})
+        fds = [0, posix.open("/proc/self/ns/net", CLOEXEC)]
     except OSError:
-        alone(text)
-    fds = [posix.open("/proc/self/ns/net", CLOEXEC)]
+        alone()
     try:
-        fds.append(posix.open(E.get(b"CNI_NETNS", b""), CLOEXEC))
-    except OSError:
+        fds.append(posix.open(E[b"CNI_NETNS"], CLOEXEC))
+    except (OSError, KeyError):
         pass
-    pairs = b"\\0".join(k + b"=" + v for k, v in E.items() if k[:4] == b"CNI_")
-    rights = b"".join(fd.to_bytes(4, {order!r}) for fd in fds)
     answer = b""
     try:
-        agent.sendmsg([{plugin!r}.encode() + b"\\0"], [(SOL_SOCKET, SCM_RIGHTS, rights)])
-        agent.sendall(pairs + b"\\0\\0" + text)
+        rights = b"".join(fd.to_bytes(4, {order!r}) for fd in fds)
+        agent.sendmsg([{name!r}], [(SOL_SOCKET, SCM_RIGHTS, rights)])
+        agent.sendall(b"".join(k + b"=" + v + b"\\0" for k, v in E.items()))
         agent.shutdown(SHUT_WR)
         while data := agent.recv(65536):
             answer += data
     except OSError:
         pass
     if answer[:1] == b"-":
-        alone(text)
-    if not answer:
-        answer = b'1{{"cniVersion": "1.1.0", "code": 11, "msg": "the agent at {socket} ended before it answered", "details": "try again; DEL or GC takes away what it began"}}\\n'
+        alone()
+    answer = answer or b"1" + {died!r}
     out = answer[1:]
     while out:
         out = out[posix.write(1, out):]
@@ -89,20 +77,38 @@ _PACKAGES = str(Path(glassnet.__file__).parent.parent)
 _ALONE = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from glassnet.agent.cni_alone import main; sys.exit(main(sys.argv[1:]))"
 
 
-def program(plugin: str, python: str = sys.executable, socket: str = SOCKET) -> str:
-    """The text of a plugin's program. Alone it runs this glassnet, wherever it lies."""
-    return _TEXT.format(
+def program(plugin: str, socket: str = SOCKET, machine: str = "", python: str = sys.executable) -> bytes:
+    """A plugin's program: a native one for processors that we have one for, else a script. `machine` as os.uname() names it.
+
+    Alone it runs this glassnet, wherever it lies.
+    """
+    alone = [python, "-I", "-c", _ALONE, plugin]
+    version = json.dumps(VERSION_ANSWER).encode() + b"\n"
+    died = _error(
+        TRY_AGAIN, f"the agent at {socket} ended before it answered", "try again; DEL or GC takes away what it began"
+    )
+    if machine == cni_native.MACHINE:
+        broken = _error(OTHER, f"{python} cannot be run", "install the plugins anew: glassnet cni install")
+        return cni_native.executable(plugin, socket, alone, version, died, broken, f"\n{MARK}\n".encode())
+    text = _TEXT.format(
         mark=MARK,
         plugin=plugin,
         python=python,
         socket=socket,
         order=sys.byteorder,
-        alone=_ALONE,
-        versions=json.dumps(VERSION_ANSWER).encode() + b"\n",
+        alone=alone,
+        version=version,
+        died=died,
+        name=plugin.encode() + b"\0",
     )
+    return text.encode()
 
 
-def install(directory: Path, force: bool = True, python: str = sys.executable, socket: str = SOCKET) -> list[str]:
+def _error(code: int, message: str, details: str) -> bytes:
+    return json.dumps(body(CniError(code, message, details))).encode() + b"\n"
+
+
+def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: str = os.uname().machine) -> list[str]:
     """Put the programs into a directory; their names. Ours are written anew, what else has their names only with `force`.
 
     Raises GlassnetError when one is in the way, before any is written, or the disk refuses.
@@ -117,7 +123,7 @@ def install(directory: Path, force: bool = True, python: str = sys.executable, s
         path, beside = directory / name, directory / f".{name}.new"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            beside.write_text(program(name, python, socket))
+            beside.write_bytes(program(name, socket, machine))
             beside.chmod(0o755)
             beside.replace(path)  # a runtime may be starting the old one just now
         except OSError as error:
@@ -129,6 +135,6 @@ def install(directory: Path, force: bool = True, python: str = sys.executable, s
 def _ours(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return b"\n" + MARK.encode() in file.read(4096)
+            return b"\n" + MARK.encode() in file.read(1 << 16)
     except OSError:
         return False
