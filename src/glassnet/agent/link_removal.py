@@ -16,6 +16,7 @@ from glassnet.kernel.network_state import find_link
 from glassnet.net.errors import KernelError
 
 _GROUP_LINK, _DELLINK = 1, 17
+_REQUESTS = 4  # deletions the kernel is asked for at a time: while it ends one it takes another; what comes meanwhile goes together
 
 
 class LinkRemoval:
@@ -25,7 +26,7 @@ class LinkRemoval:
         self._netns = netns
         self._wanted: dict[int, tuple[str, asyncio.Future[None]]] = {}
         self._queue: list[int] = []
-        self._going: asyncio.Task[None] | None = None
+        self._going: set[asyncio.Task[None]] = set()
         self._notices: socket.socket | None = None
 
     async def remove(self, name: str) -> None:
@@ -36,15 +37,17 @@ class LinkRemoval:
         if link.index not in self._wanted:
             self._wanted[link.index] = (name, asyncio.get_running_loop().create_future())
             self._queue.append(link.index)
-        if self._going is None:
             self._listen()
-            self._going = asyncio.create_task(self._remove())
+            if len(self._going) < _REQUESTS:
+                going = asyncio.create_task(self._remove())
+                self._going.add(going)
+                going.add_done_callback(self._ended)
         await asyncio.shield(self._wanted[link.index][1])
 
     async def drained(self) -> None:
         """Return when the kernel has answered every deletion."""
-        while self._going is not None:
-            await asyncio.wait([self._going])
+        while self._going:
+            await asyncio.wait(self._going)
 
     async def _remove(self) -> None:
         loop = asyncio.get_running_loop()
@@ -62,8 +65,13 @@ class LinkRemoval:
                             self._settle(index, error)
                 for index in batch:
                     self._settle(index)
-        self._going = None
-        self._deaf()
+
+    def _ended(self, going: asyncio.Task[None]) -> None:
+        self._going.discard(going)
+        if not self._going and self._notices is not None:
+            asyncio.get_running_loop().remove_reader(self._notices)
+            self._notices.close()
+            self._notices = None
 
     def _settle(self, index: int, error: KernelError | None = None) -> None:
         _, done = self._wanted.pop(index, ("", None))
@@ -74,6 +82,8 @@ class LinkRemoval:
                 done.set_exception(error)
 
     def _listen(self) -> None:
+        if self._notices is not None:
+            return
         self._notices = self._netns.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
         self._notices.bind((0, _GROUP_LINK))
         asyncio.get_running_loop().add_reader(self._notices, self._hear)
@@ -93,9 +103,3 @@ class LinkRemoval:
                 if not done.done():
                     done.set_result(None)
             position += (length + 3) & ~3
-
-    def _deaf(self) -> None:
-        if self._notices is not None:
-            asyncio.get_running_loop().remove_reader(self._notices)
-            self._notices.close()
-            self._notices = None
