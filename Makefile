@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy bench-trace fuzz-trace fuzz-parsers soak lock clean
+.PHONY: setup up down test check bench bench-proxy bench-cni bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -21,11 +21,16 @@ test:
 	@TESTS=1 scripts/setup.sh
 	@scripts/test.sh
 
-bench: setup
+bench:
+	@TESTS=1 scripts/setup.sh
 	@.venv/bin/python -m benchmarks
 
 bench-proxy: setup
 	@.venv/bin/python -m benchmarks proxy
+
+bench-cni:
+	@TESTS=1 scripts/setup.sh
+	@.venv/bin/python -m benchmarks cni
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach
