@@ -129,9 +129,6 @@ class AgentEffects(Effects):
     async def _nft(self, effect: e.Nft) -> str:
         return (await self._agent.host.run(["nft", "-j", "-f", "-"], effect.script.encode())).decode()
 
-    async def _tc(self, effect: e.Tc) -> str:
-        return (await self._agent.host.run(["tc", *effect.words])).decode()
-
     async def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", PLUGIN_PATH))
         variables = [f"{key}={value}" for key, value in {**self._environment, "CNI_COMMAND": effect.command}.items()]
@@ -146,6 +143,5 @@ _WAITING: dict[type, Callable[[AgentEffects, Any], Awaitable[Any]]] = {
     e.Restore: AgentEffects._restore,
     e.SavedRules: AgentEffects._saved_rules,
     e.Nft: AgentEffects._nft,
-    e.Tc: AgentEffects._tc,
     e.Delegate: AgentEffects._delegate,
 }

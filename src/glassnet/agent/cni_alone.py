@@ -63,9 +63,6 @@ class LoneEffects(Effects):
     def _nft(self, effect: e.Nft) -> str:
         return run(["nft", "-j", "-f", "-"], effect.script)
 
-    def _tc(self, effect: e.Tc) -> str:
-        return run(["tc", *effect.words])
-
     def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         done = subprocess.run(
             [self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", ""))],
@@ -96,7 +93,6 @@ _SLOW: dict[type, Callable[[LoneEffects, Any], Any]] = {
     e.Restore: LoneEffects._restore,
     e.SavedRules: LoneEffects._saved_rules,
     e.Nft: LoneEffects._nft,
-    e.Tc: LoneEffects._tc,
     e.Delegate: LoneEffects._delegate,
 }
 

@@ -19,6 +19,7 @@ from glassnet.cni.errors import OTHER, CniError
 from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
+from glassnet.kernel.traffic_control import read_shaping
 from glassnet.net.errors import GlassnetError
 
 T = TypeVar("T")
@@ -78,6 +79,9 @@ class Effects:
 
     def _list_routes(self, effect: e.ListRoutes) -> Any:
         return network_state.list_routes(self.netns(effect.where))
+
+    def _read_shaping(self, effect: e.ReadShaping) -> Any:
+        return read_shaping(self.node.netns, effect.dev)
 
     def _read_setting(self, effect: e.ReadSetting) -> str | None:
         with self.netns(effect.where).entered():
@@ -148,6 +152,7 @@ _NOW: dict[type, Callable[[Effects, Any], Any]] = {
     e.ListLinks: Effects._list_links,
     e.ListAddresses: Effects._list_addresses,
     e.ListRoutes: Effects._list_routes,
+    e.ReadShaping: Effects._read_shaping,
     e.ReadSetting: Effects._read_setting,
     e.WriteSettings: Effects._write_settings,
     e.Reserve: Effects._reserve,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from glassnet.agent import environment, pod_status
 from glassnet.agent.cni_runtime import Attachment, CniAgent
 from glassnet.agent.container_loop import REMIND, RETRY, ContainerLoop
+from glassnet.agent.pod_capabilities import bandwidth
 from glassnet.agent.pod_status import ContainerState, Ended
 from glassnet.agent.probes import EAGER
 from glassnet.kernel.api import NetNs
@@ -251,7 +252,10 @@ class PodWorker:
                 ("K8S_POD_INFRA_CONTAINER_ID", self._container_id()),
                 ("K8S_POD_UID", pod.uid),
             )
-            self._attachment = await self._node.cni.add(netns, self._container_id(), arguments=identity)
+            able = bandwidth(pod.annotations)
+            self._attachment = await self._node.cni.add(
+                netns, self._container_id(), arguments=identity, capabilities=able
+            )
         files.update(self._node.files(self._pod, self.ip))
         self.show()
 

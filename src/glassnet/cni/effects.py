@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from glassnet.cni.request import Attachment
-from glassnet.netstack.model import Address, Link, Route
+from glassnet.netstack.model import Address, Link, Route, Shaping
 from glassnet.netstack.ops import Operation
 
 T = TypeVar("T")
@@ -68,6 +68,12 @@ class ListRoutes(Effect[tuple[Route, ...]], frozen=True):
     """Every route of the main table, of both families."""
 
     where: Where
+
+
+class ReadShaping(Effect[Shaping], frozen=True):
+    """How a link of the node holds packets back; an empty value when there is no such link."""
+
+    dev: str
 
 
 class ReadSetting(Effect[str | None], frozen=True):
@@ -139,12 +145,6 @@ class Nft(Effect[str], frozen=True):
 
     script: str
     keep: str = ""
-
-
-class Tc(Effect[str], frozen=True):
-    """Have tc(8) run a command on the node; what it printed."""
-
-    words: tuple[str, ...]
 
 
 class HasProgram(Effect[bool], frozen=True):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassnet.cni import bridge, host_local, loopback, static
+from glassnet.cni import bandwidth, bridge, host_local, loopback, static, tuning
 from glassnet.cni.effects import Steps
 from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
 from glassnet.cni.request import Call, read_call
 from glassnet.cni.result import VERSIONS, render_result
 
 PLUGINS: dict[str, Any] = {
+    "bandwidth": bandwidth,
     "bridge": bridge,
     "host-local": host_local,
     "loopback": loopback,
     "static": static,
+    "tuning": tuning,
 }
 VERSION_ANSWER = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
 _FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from glassnet.kernel import traffic_control
 from glassnet.net.errors import KernelError
 from glassnet.netstack import ops
 from glassnet.netstack.ops import Operation
@@ -43,7 +44,8 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
     28,
 )
 _BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
-_IFF_UP, _IFF_PROMISC = 1, 0x100
+_IFLA_TXQLEN = 13
+_IFF_UP, _IFF_PROMISC, _IFF_ALLMULTI = 1, 0x100, 0x200
 _NLA_NESTED = 0x8000
 _NLMSG_ERROR, _NLMSG_DONE, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 3, 1, 11, 270
 _SIOCGIFINDEX = 0x8933
@@ -186,8 +188,10 @@ class RtNetlink:
 def _named(operation: Operation) -> set[str]:
     """Interfaces whose number the operation needs."""
     match operation:
-        case ops.AddBridge() | ops.AddVeth() | ops.AddDummy():
+        case ops.AddBridge() | ops.AddVeth() | ops.AddDummy() | ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping():
             return set()
+        case ops.AddRedirect():
+            return {operation.dev, operation.target}
         case ops.SetLink():
             return {operation.name, *([operation.master] if operation.master else [])}
         case ops.DelLink() | ops.SetBridgePort():
@@ -198,7 +202,7 @@ def _named(operation: Operation) -> set[str]:
 
 def _born(operation: Operation) -> set[str]:
     match operation:
-        case ops.AddBridge() | ops.AddDummy():
+        case ops.AddBridge() | ops.AddDummy() | ops.AddIfb():
             return {operation.name}
         case ops.AddVeth():
             return {operation.name, operation.peer}
@@ -270,13 +274,17 @@ def _del_link(netlink: RtNetlink, op: ops.DelLink) -> Message:
 
 
 def _set_link(netlink: RtNetlink, op: ops.SetLink) -> Message:
-    flags = (_IFF_UP if op.up else 0) | (_IFF_PROMISC if op.promisc else 0)
-    mask = (_IFF_UP if op.up is not None else 0) | (_IFF_PROMISC if op.promisc is not None else 0)
+    flags = mask = 0
+    for bit, wanted in ((_IFF_UP, op.up), (_IFF_PROMISC, op.promisc), (_IFF_ALLMULTI, op.allmulti)):
+        flags |= bit if wanted else 0
+        mask |= bit if wanted is not None else 0
     body = _LINK.pack(0, 0, netlink.index(op.name), flags, mask)
     if op.master is not None:
         body += _u32(_IFLA_MASTER, netlink.index(op.master) if op.master else 0)
     if op.mtu is not None:
         body += _u32(_IFLA_MTU, op.mtu)
+    if op.txqlen is not None:
+        body += _u32(_IFLA_TXQLEN, op.txqlen)
     if op.hardware is not None:
         body += _mac(_IFLA_ADDRESS, op.hardware)
     if op.alias is not None:
@@ -385,4 +393,5 @@ _PACK: dict[type, Callable[[RtNetlink, Any], Message]] = {
     ops.DelRoute: _del_route,
     ops.SetNeighbour: _set_neighbour,
     ops.DelNeighbour: _del_neighbour,
+    **traffic_control.PACK,
 }

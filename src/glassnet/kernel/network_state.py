@@ -15,9 +15,10 @@ from glassnet.netstack.model import Address, BridgePort, Link, NextHop, Route
 
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
 _IFNAME, _HARDWARE, _MTU, _PEER, _MASTER, _LINKINFO, _IFALIAS, _PROMISCUITY, _CARRIER = 3, 1, 4, 5, 10, 18, 20, 30, 33
+_TXQLEN = 13
 _INFO_KIND, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 4, 5
 _PORT_HAIRPIN, _PORT_ISOLATED = 4, 33
-_UP, _NESTED = 1, 0x3FFF
+_UP, _ALLMULTI, _NESTED = 1, 0x200, 0x3FFF
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 _MAIN = 254
 
@@ -97,6 +98,8 @@ def _link(body: bytes, name_of: Callable[[int], str]) -> Link:
         _string(parts.get(_IFALIAS, b"")),
         carrier=parts.get(_CARRIER, b"\1")[:1] == b"\1",
         promiscuous=_number(parts.get(_PROMISCUITY)) > 0,
+        all_multicast=bool(flags & _ALLMULTI),
+        queue=_number(parts.get(_TXQLEN)),
     )
 
 

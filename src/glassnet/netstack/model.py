@@ -27,6 +27,30 @@ class Link:
     info: dict[str, object] = field(default_factory=dict, hash=False, compare=False)
     carrier: bool = True
     promiscuous: bool = False
+    all_multicast: bool = False
+    queue: int = 0  # packets (txqueuelen)
+
+
+@dataclass(frozen=True, slots=True)
+class Shaper:
+    """A qdisc that holds back: `rate` in bytes a second, `buffer` in ticks of 64 ns, `limit` in bytes (tc-tbf(8), tc-htb(8)).
+
+    Of an htb these are those of its default class, `default`.
+    """
+
+    kind: str
+    rate: int = 0
+    buffer: int = 0
+    limit: int = 0
+    default: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """How a link's packets are held back: its root qdisc (None: it does not), and where what comes in is redirected to."""
+
+    root: Shaper | None = None
+    redirected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

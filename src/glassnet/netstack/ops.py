@@ -64,6 +64,8 @@ class SetLink:
     rename: str | None = None
     promisc: bool | None = None
     alias: str | None = None
+    allmulti: bool | None = None
+    txqlen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,97 @@ class DelNeighbour:
     missing_ok: bool = True
 
 
+# -- traffic control (tc(8)); rates are bytes a second, sizes bytes, times the kernel's ticks of 64 ns
+
+
+@dataclass(frozen=True, slots=True)
+class AddIfb:
+    """`ip link add NAME type ifb`: what is redirected to it comes back where it was, after it has waited in this link's queue."""
+
+    name: str
+    mtu: int = 0
+    txqlen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MarkLink:
+    """`ip link set NAME alias ALIAS up`, asked for by name: it goes with the operation that makes the link in one system call."""
+
+    name: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddTbf:
+    """`tc qdisc add dev DEV root handle 1: tbf rate RATE limit LIMIT`; `buffer` is the time in which the burst goes out at RATE (tc-tbf(8))."""
+
+    dev: str
+    rate: int
+    buffer: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddHtb:
+    """`tc qdisc add dev DEV root handle 1: htb default DEFAULT`."""
+
+    dev: str
+    default: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddHtbClass:
+    """`tc class add dev DEV parent 1: classid 1:MINOR htb rate RATE`."""
+
+    dev: str
+    minor: int
+    rate: int
+    buffer: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddSubnetFilter:
+    """`tc filter add dev DEV parent 1: u32 match ip dst SUBNET flowid 1:MINOR`; with `source` it matches the source."""
+
+    dev: str
+    subnet: str
+    minor: int
+    source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddIngress:
+    """`tc qdisc add dev DEV ingress`: the place for filters of what comes in."""
+
+    dev: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddRedirect:
+    """`tc filter add dev DEV ingress matchall action mirred egress redirect dev TARGET` (as a u32 filter that matches everything)."""
+
+    dev: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelQdisc:
+    """`tc qdisc del dev DEV root`, or `ingress`."""
+
+    dev: str
+    ingress: bool = False
+    missing_ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeShaping:
+    """Ask for `what` (ifb, tbf, htb, mirred) in a way that is always refused: EINVAL says that the kernel has it. Nothing is made."""
+
+    what: str
+
+
 Operation = (
     AddBridge | AddVeth | AddDummy | DelLink | SetLink | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute
     | SetNeighbour | DelNeighbour
+    | AddIfb | MarkLink | AddTbf | AddHtb | AddHtbClass | AddSubnetFilter | AddIngress | AddRedirect | DelQdisc | ProbeShaping
 )  # fmt: skip
