@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
+from glassnet.agent.cni_runtime import CniAgent
+from glassnet.agent.pod_capabilities import bandwidth
 from glassnet.cni import effects as e
 from glassnet.cni import plugins
 from glassnet.cni.bandwidth import ifb_name
@@ -210,6 +212,37 @@ async def test_subnets_that_are_not_held_back_or_that_alone_are(chain: Chain) ->
         await chain.site.call("bandwidth", "DEL", conf(answer, **FAST, **subnets), f"c{number}")
         await chain.remove(f"c{number}")
     assert await chain.links() == []
+
+
+async def test_a_pods_annotations_in_a_whole_chain(chain: Chain) -> None:
+    """As the agent starts pods: bridge, bandwidth and tuning by the node's configuration; annotations become the capability."""
+    site = chain.site
+    plugins_of_chain = [
+        {"type": "bridge", "isGateway": True, "ipam": {"type": "host-local", "subnet": "10.57.0.0/24"}},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+        {"type": "tuning", "sysctl": {"net.core.somaxconn": "99"}, "mtu": 1400},
+    ]
+    network = {"cniVersion": "1.1.0", "name": "pods", "plugins": plugins_of_chain}
+    site.path("/etc/cni/net.d/10-pods.conflist").write_text(json.dumps(network))
+    agent = CniAgent(site.machine, os.urandom)
+    able = bandwidth({"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"})
+    await site.sh("ip netns add c1; ip netns add c2")
+    try:
+        with open_netns(site, "c1") as pod, open_netns(site, "c2") as free:
+            await agent.add(pod, "c1", capabilities=able)
+            await agent.add(free, "c2", capabilities=bandwidth({}))
+            assert await chain.links() == [ifb_name("pods", "c1")]
+            qdiscs = json.loads(await site.run("tc", "-j", "qdisc", "show"))
+            rates = {one["dev"][:3]: one["options"]["rate"] * 8 for one in qdiscs if one["kind"] == "tbf"}
+            assert rates == {"vet": 10 * MBIT, "bwp": 20 * MBIT}
+            assert await site.inside("c1", "sysctl", "-n", "net.core.somaxconn") == "99\n"
+            assert "mtu 1400" in await site.inside("c1", "ip", "link", "show", "eth0")
+            for name, netns in (("c1", pod), ("c2", None)):
+                await agent.delete("pods", name, netns)
+        assert await chain.links() == [] and not list(site.path("/run/cni/tuning").iterdir())
+        assert "veth" not in await site.run("ip", "-br", "link")
+    finally:
+        await agent.close()
 
 
 @pytest.mark.parametrize("where", [AGENT, ALONE])

@@ -62,7 +62,7 @@ def parse(call: Call) -> Conf:
         _settings(own) | _settings(args),
         mac.lower().replace("-", ":"),
         args.flag("promisc", own.flag("promisc")),
-        _number(args, "mtu") or _number(own, "mtu") or None,
+        _number(args, "mtu", _number(own, "mtu")) or None,
         _flag(args, "allmulti", _flag(own, "allmulti")),
         _number(args, "txQLen", _number(own, "txQLen")),
         own.text("dataDir") or DATA_DIR,
