@@ -19,9 +19,11 @@ from glassnet.agent.pod_capabilities import bandwidth
 from glassnet.cni import effects as e
 from glassnet.cni import plugins
 from glassnet.cni.bandwidth import ifb_name
+from glassnet.kernel.capture import capture
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.net.errors import GlassnetError, KernelError
 from glassnet.netstack.ops import ProbeShaping
+from glassnet.tracer.snapshot import read_world
 
 pytestmark = pytest.mark.kernel
 MBIT = 1_000_000
@@ -237,6 +239,11 @@ async def test_a_pods_annotations_in_a_whole_chain(chain: Chain) -> None:
             assert rates == {"vet": 10 * MBIT, "bwp": 20 * MBIT}
             assert await site.inside("c1", "sysctl", "-n", "net.core.somaxconn") == "99\n"
             assert "mtu 1400" in await site.inside("c1", "ip", "link", "show", "eth0")
+            files, missing = await capture(site.machine)
+            assert [one["kind"] for one in json.loads(files["tc-qdisc.json"])].count("tbf") == 2 and not missing
+            for kept in (b"== pods-c1-eth0\n{", b'"ingressRate":10000000', b"== pods-c2-eth0\n{"):
+                assert kept in files["cni-results.txt"].replace(b": ", b":")
+            assert not read_world({f"node-a/{name}": data for name, data in files.items()}).objects
             for name, netns in (("c1", pod), ("c2", None)):
                 await agent.delete("pods", name, netns)
         assert await chain.links() == [] and not list(site.path("/run/cni/tuning").iterdir())

@@ -18,6 +18,7 @@ _RECENT = (
 )
 _CNI = 'cd /var/lib/cni/networks 2>/dev/null || exit 0; for f in */*.*.*.* */*:*; do [ -f "$f" ] && echo "== $f" && cat "$f" && echo; done; true'
 _CONF = 'cd /etc/cni/net.d 2>/dev/null || exit 0; for f in *.conf *.conflist *.json; do [ -f "$f" ] && echo "== $f" && cat "$f" && echo; done; true'
+_RESULTS = 'cd /var/lib/cni/results 2>/dev/null || exit 0; for f in *; do [ -f "$f" ] && echo "== $f" && cat "$f" && echo; done; true'
 
 # file -> command. Tools that a machine does not have are passed over: the manifest says which.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -42,6 +43,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "xt_recent.txt": ("sh", "-c", _RECENT),
     "cni-leases.txt": ("sh", "-c", _CNI),
     "cni-conf.txt": ("sh", "-c", _CONF),
+    "cni-results.txt": ("sh", "-c", _RESULTS),
+    "tc-qdisc.json": ("tc", "-j", "-s", "qdisc"),
 }
 LEGACY = {
     "iptables-legacy-save.txt": ("iptables-legacy-save", "-c"),
