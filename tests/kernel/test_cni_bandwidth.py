@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -56,8 +57,8 @@ class Chain:
         }
 
     async def remove(self, name: str) -> None:
-        """The container and its namespace are gone."""
-        await self.site.sh(f"ip netns del {name}; while ip link show veth{self.made} 2>/dev/null; do sleep 0.01; done")
+        """The container, its namespace and its pair are gone."""
+        await self.site.sh(f"ip link del veth{self.made}; ip netns del {name}")
 
     async def links(self) -> list[str]:
         """The ifb links of the node."""
@@ -82,6 +83,9 @@ class Chain:
             there, here = (pod, self.site.machine.netns) if towards else (self.site.machine.netns, pod)
             listening = there.socket(socket.AF_INET, socket.SOCK_STREAM)
             sending = here.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sending.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0)
+        )  # nothing goes on after its end
         target = (POD if towards else address, 5001)
         loop = asyncio.get_running_loop()
         receiving = None
