@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassnet.cni import bridge, host_local, loopback, static
+from glassnet.cni import bridge, host_local, loopback, ptp, static
 from glassnet.cni.effects import Steps
 from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
 from glassnet.cni.request import Call, read_call
@@ -15,6 +15,7 @@ PLUGINS: dict[str, Any] = {
     "bridge": bridge,
     "host-local": host_local,
     "loopback": loopback,
+    "ptp": ptp,
     "static": static,
 }
 _FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}

@@ -12,7 +12,7 @@ from glassnet.ruleset import nft_messages as m
 from glassnet.ruleset import nft_reader as reader
 
 GROUP = 7  # NFNLGRP_NFTABLES
-_GET_TABLE, _GET_CHAIN, _GET_SET, _GET_ELEMENTS = 1, 4, 10, 13
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = 1, 4, 7, 10, 13
 GENERATION = 15
 _NOT_THERE = 2
 
@@ -67,6 +67,27 @@ class NfTables:
             reader.attributes(each) for each in self._socket.request(m.SUBSYSTEM | _GET_CHAIN, b"", m.DUMP, family)
         )
         return {reader.string(each[3]) for each in found if reader.string(each[1]) == table}
+
+    def chain_notes(self, family: int, table: str) -> dict[str, str]:
+        """A table's chains with their comments. Raises KernelError."""
+        found = (
+            reader.attributes(each) for each in self._socket.request(m.SUBSYSTEM | _GET_CHAIN, b"", m.DUMP, family)
+        )
+        return {
+            reader.string(each[3]): reader.note_of(each.get(12, b""))
+            for each in found
+            if reader.string(each[1]) == table
+        }
+
+    def rules(self, family: int, table: str, chain: str = "") -> list[reader.Rule]:
+        """The rules of a chain, or of all chains of a table; none when there is no such. Raises KernelError."""
+        body = m.text(1, table) + (m.text(2, chain) if chain else b"")
+        try:
+            return [reader.rule(each) for each in self._socket.request(m.SUBSYSTEM | _GET_RULE, body, m.DUMP, family)]
+        except KernelError as error:
+            if error.number != _NOT_THERE:
+                raise
+        return []
 
     def sets(self, family: int, table: str) -> set[str]:
         """Names of a table's sets and maps, without those that belong to one rule. Raises KernelError."""
