@@ -20,7 +20,7 @@ from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
 from glassnet.kernel.nftables import NfTables
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
-from glassnet.net.errors import GlassnetError
+from glassnet.net.errors import GlassnetError, KernelError
 
 T = TypeVar("T")
 
@@ -36,9 +36,15 @@ class NodeState:
 
     @property
     def nft(self) -> NfTables:
-        """nf_tables of the machine. Its socket stays: closing one waits for the kernel to free what was deleted through it."""
+        """nf_tables of the machine. Its socket stays: closing one waits for the kernel to free what was deleted through it.
+
+        Raises KernelError where the kernel has no netfilter by netlink.
+        """
         if self._nft is None:
-            self._nft = NfTables(self.node.netns)
+            try:
+                self._nft = NfTables(self.node.netns)
+            except OSError as error:
+                raise KernelError("open a socket of netfilter", error.errno or 0) from None
         return self._nft
 
     def forget_nft(self) -> None:
@@ -121,7 +127,12 @@ class Effects:
         self.state.nft.commit(effect.messages)
 
     def _nft_listing(self, effect: e.NftListing) -> e.NftTable:
-        rules = self.state.nft.rules(effect.family, effect.table, effect.chain)
+        try:
+            rules = self.state.nft.rules(effect.family, effect.table, effect.chain)
+        except KernelError as error:
+            if error.number != errno.EPROTONOSUPPORT:
+                raise
+            return e.NftTable({}, ())
         return e.NftTable(self.state.nft.chain_notes(effect.family, effect.table), tuple(rules))
 
     def _reserve(self, effect: e.Reserve) -> tuple[str, ...]:

@@ -292,14 +292,13 @@ def pair_operations(call: Call, conf: Conf, name: str, host_mac: str, mac: str) 
 
 
 def _make_known(conf: Conf, ips: Sequence[Ip], bridge: Link, container: Interface, undo: Undo) -> Steps[None]:
-    """Have the neighbours know the container's MAC, where they may know another one for its addresses, or the switches behind the bridge
-    another place for it: setting it has the kernel announce the addresses, now that frames pass the pair.
+    """Tell the neighbours, who may know another MAC for the addresses, and the switches behind the bridge, which may know another place for
+    the MAC: setting it has the kernel announce the addresses, now that frames pass the pair.
 
-    A MAC that follows from the address is right in every neighbour's table, and a bridge whose gateway is the node leads nowhere else; so
-    most containers need no announcement, which every other one on the bridge would have to hear.
+    Where all MACs follow from addresses (an agent's own pods, with permanent neighbours) nobody can know another one.
     """
     inside: list[Operation] = []
-    if ips and (conf.mac or not conf.is_gateway):
+    if ips and (conf.mac or not conf.permanent_neighbours):
         inside.append(SetLink(container.name, hardware=container.mac))
     if conf.permanent_neighbours and conf.is_gateway and ips:
         device, hardware = conf.gateway_device, bridge.hardware

@@ -253,18 +253,23 @@ def apply(where: Where, operations: Sequence[Operation]) -> Steps[None]:
 
 
 def addresses_of(call: Call) -> Steps[list[str]]:
-    """The addresses of a container, for DEL: as ADD told, or where it did not come to its end what the leases or the configuration tell."""
+    """The addresses of a container, for DEL: as ADD told, or where it did not come to its end what the leases or the configuration tell; none
+    where nobody knows any more."""
     if call.previous and call.previous.ips:
         return [one.address for one in call.previous.ips]
+    try:
+        return (yield from _recorded(call))
+    except GlassnetError:  # giving the addresses back, which comes next, tells what is wrong
+        return []
+
+
+def _recorded(call: Call) -> Steps[list[str]]:
     kind = ipam.kind(call)
     if kind == "host-local":
         mine = yield from ask(Held(host_local.place_of(call), call.attachment))
         return [f"{ip}/{128 if ':' in ip else 32}" for ip in mine]
     if kind == "static":
-        try:
-            return [one.address for one in (yield from static.add(call)).ips]
-        except GlassnetError:
-            return []
+        return [one.address for one in (yield from static.add(call)).ips]
     there = (yield from ask(ListAddresses(Where.POD, call.ifname))) if call.pod >= 0 else ()
     return [f"{one.text}/{one.length}" for one in there if one.scope == "global"]
 

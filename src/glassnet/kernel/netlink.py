@@ -345,7 +345,7 @@ def _vlan_body(netlink: RtNetlink, op: ops.AddPortVlan | ops.DelPortVlan, flags:
     last = op.last or op.first
     numbers = ((flags, op.first),) if last == op.first else ((flags | _VLAN_BEGIN, op.first), (flags | _VLAN_END, last))
     spec = b"".join(_attr(_BRIDGE_VLAN_INFO, struct.pack("=HH", *each)) for each in numbers)
-    return _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0) + _attr(_IFLA_AF_SPEC | _NLA_NESTED, spec)
+    return _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0) + _attr(_IFLA_AF_SPEC, spec)
 
 
 def _add_port_vlan(netlink: RtNetlink, op: ops.AddPortVlan) -> Message:

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
 
+from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.net.errors import CommandError
 from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
@@ -158,7 +158,9 @@ async def test_gc_takes_the_rules_of_those_who_are_gone_and_no_others(site: Site
     for name in ("c1", "c2"):
         await joined(site, name, guarded)
     await joined(site, "c3", other)
-    await joined(site, "c4", conf("10.24.0.0/24", macspoofchk=True, name="third", bridge="br2", cniVersion="1.0.0"), REFERENCE)
+    await joined(
+        site, "c4", conf("10.24.0.0/24", macspoofchk=True, name="third", bridge="br2", cniVersion="1.0.0"), REFERENCE
+    )
     await site.run("ip", "netns", "del", "c4")  # with it goes the link, not what the reference made besides
     await _until_gone(site, "br2")
     valid = {"cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}
@@ -232,23 +234,24 @@ async def test_a_mac_is_asked_for(site: Site, options: Json) -> None:
     assert await pings(site, "c1", "10.22.0.1")
 
 
-async def test_neighbours_learn_at_once_who_has_an_address_again(site: Site) -> None:
-    subnets = ("10.22.0.0/30", "fd00:22::/126")
-    one = await joined(site, "c1", conf(*subnets, isGateway=False, runtimeConfig={"mac": "0a:58:00:00:00:01"}))
-    await site.run("ip", "addr", "add", "10.22.0.1/30", "dev", "br0")
-    await site.run("ip", "addr", "add", "fd00:22::1/126", "dev", "br0", "nodad")
+@pytest.mark.parametrize("again", ["0a:58:00:00:00:02", ""])
+async def test_neighbours_learn_at_once_who_has_an_address_again(site: Site, again: str) -> None:
+    subnets = ("10.22.0.0/29", "fd00:22::/125")
+    static = {"type": "static", "addresses": [{"address": "10.22.0.6/29"}, {"address": "fd00:22::6/125"}]}
+    await joined(site, "c0", conf(ipam=static, isGateway=False, name="other"))
+    network = conf(*subnets, isGateway=False)
+    one = await joined(site, "c1", {**network, "runtimeConfig": {"mac": "0a:58:00:00:00:01"}})
     addresses = [ip["address"].partition("/")[0] for ip in one["ips"]]
     for address in addresses:
-        assert "1 received" in await site.run("ping", "-c1", "-W0.8", address)
-    await site.call("bridge", "DEL", conf(*subnets, isGateway=False), "c1")
-    await joined(
-        site,
-        "c2",
-        conf(*subnets, isGateway=False, runtimeConfig={"mac": "0a:58:00:00:00:02", "ips": addresses}),
-    )
+        assert await pings(site, "c0", address)
+        assert "0a:58:00:00:00:01" in await site.inside("c0", "ip", "neigh", "show", address)
+    await site.call("bridge", "DEL", network, "c1")
+    two = await joined(site, "c2", {**network, "runtimeConfig": {"mac": again, "ips": addresses}})
+    mac = two["interfaces"][2]["mac"]
+    assert mac == (again or "0a:58:0a:16:00:02")
     for address in addresses:  # with the old entry the echo would go nowhere
-        assert "1 received" in await site.run("ping", "-c1", "-W0.8", address)
-        assert "0a:58:00:00:00:02" in await site.run("ip", "neigh", "show", address)
+        assert mac in await site.inside("c0", "ip", "neigh", "show", address)
+        assert await pings(site, "c0", address)
 
 
 async def test_several_addresses_of_a_family_each_with_its_gateway(site: Site) -> None:
@@ -260,7 +263,10 @@ async def test_several_addresses_of_a_family_each_with_its_gateway(site: Site) -
         assert "1 received" in await site.run("ping", "-c1", "-W0.8", ip["address"].partition("/")[0])
     routes = await site.inside("c1", "ip", "route")
     assert routes.count("default") == 1 and "default via 10.22.0.1" in routes
-    assert await site.call("bridge", "CHECK", {**conf(*subnets, isDefaultGateway=True), "prevResult": answer}, "c1") is None
+    assert (
+        await site.call("bridge", "CHECK", {**conf(*subnets, isDefaultGateway=True), "prevResult": answer}, "c1")
+        is None
+    )
 
 
 async def test_a_range_of_another_subnet_takes_over_when_the_first_is_full(site: Site) -> None:
@@ -275,7 +281,9 @@ async def test_a_range_of_another_subnet_takes_over_when_the_first_is_full(site:
     ("first", "second"),
     [("10.22.0.0/24", "10.99.0.0/24"), ("10.22.0.0/24", "10.22.0.0/16"), ("fd00:22::/64", "fd00:22::/56")],
 )
-async def test_a_second_network_on_the_bridge_is_refused_and_nothing_changes(site: Site, first: str, second: str) -> None:
+async def test_a_second_network_on_the_bridge_is_refused_and_nothing_changes(
+    site: Site, first: str, second: str
+) -> None:
     await joined(site, "c1", conf(first))
     before = await site.run("ip", "addr", "show", "br0")
     await site.run("ip", "netns", "add", "c2")
@@ -401,7 +409,11 @@ async def test_containers_of_two_vlans_do_not_meet(site: Site) -> None:
     static = {"type": "static", "addresses": [{"address": "10.22.0.9/24"}]}
     await joined(site, "c3", conf(vlan=8, isGateway=False, ipam=static, name="eight"))
     assert not await pings(site, "c3", "10.22.0.3")
-    await joined(site, "c4", conf(vlan=8, isGateway=False, ipam={**static, "addresses": [{"address": "10.22.0.8/24"}]}, name="eight"))
+    await joined(
+        site,
+        "c4",
+        conf(vlan=8, isGateway=False, ipam={**static, "addresses": [{"address": "10.22.0.8/24"}]}, name="eight"),
+    )
     assert await pings(site, "c4", "10.22.0.9")
 
 
@@ -481,7 +493,9 @@ async def test_masquerade_rules_of_nftables_are_as_the_reference_makes_them(site
     masked = conf(*DUAL, ipMasq=True, ipMasqBackend="nftables", name="mynet")
     await joined(site, "ctr1", masked)
     mark = "d23676b4f2d9fe04-7883a6f9ce71eedb, net: mynet, if: eth0, id: ctr1"
-    assert (await site.run("nft", "list", "table", "inet", "cni_plugins_masquerade")).strip() == f"""
+    assert (
+        (await site.run("nft", "list", "table", "inet", "cni_plugins_masquerade")).strip()
+        == f"""
 table inet cni_plugins_masquerade {{
 	comment "Masquerading for plugins from github.com/containernetworking/plugins"
 	chain masq_checks {{
@@ -498,6 +512,7 @@ table inet cni_plugins_masquerade {{
 	}}
 }}
 """.strip()
+    )
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
