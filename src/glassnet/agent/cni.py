@@ -43,6 +43,7 @@ class Node(NodeState):
         await self.links.drained()
         for each in self.restores.values():
             await each.close()
+        self.forget_nft()
 
 
 async def carry_out(steps: e.Steps[T], perform: Callable[[e.Effect[Any]], Awaitable[Any]]) -> T:
@@ -113,6 +114,9 @@ class AgentEffects(Effects):
         )
         return outside.name if outside is not None and inside is not None and outside.peer == inside.index else None
 
+    async def _sleep(self, effect: e.Sleep) -> None:
+        await asyncio.sleep(effect.seconds)
+
     async def _restore(self, effect: e.Restore) -> None:
         program = self._agent.restores[effect.family]
         try:
@@ -140,6 +144,7 @@ class AgentEffects(Effects):
 
 _WAITING: dict[type, Callable[[AgentEffects, Any], Awaitable[Any]]] = {
     e.Remove: AgentEffects._remove,
+    e.Sleep: AgentEffects._sleep,
     e.Restore: AgentEffects._restore,
     e.SavedRules: AgentEffects._saved_rules,
     e.Nft: AgentEffects._nft,

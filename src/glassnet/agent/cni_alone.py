@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,9 @@ class LoneEffects(Effects):
 
     def _remove(self, effect: e.Remove) -> None:
         delete_links(self.netns(effect.where), [effect.name])
+
+    def _sleep(self, effect: e.Sleep) -> None:
+        time.sleep(effect.seconds)
 
     def _restore(self, effect: e.Restore) -> None:
         words = ["iptables-restore" if effect.family == 4 else "ip6tables-restore", "-w", "5", "--noflush"]
@@ -90,6 +94,7 @@ def run(argv: list[str], stdin: str = "") -> str:
 
 _SLOW: dict[type, Callable[[LoneEffects, Any], Any]] = {
     e.Remove: LoneEffects._remove,
+    e.Sleep: LoneEffects._sleep,
     e.Restore: LoneEffects._restore,
     e.SavedRules: LoneEffects._saved_rules,
     e.Nft: LoneEffects._nft,

@@ -18,9 +18,10 @@ from glassnet.cni import effects as e
 from glassnet.cni.errors import OTHER, CniError
 from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
+from glassnet.kernel.nftables import NfTables
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
 from glassnet.kernel.traffic_control import read_shaping
-from glassnet.net.errors import GlassnetError
+from glassnet.net.errors import GlassnetError, KernelError
 
 T = TypeVar("T")
 
@@ -31,6 +32,27 @@ class NodeState:
     def __init__(self, node: Node, random: Callable[[int], bytes] = os.urandom) -> None:
         self.node, self.random = node, random
         self.leases = LeaseFiles(node.root, node.name)
+        self.programs: set[str] = set()  # those that have been seen
+        self._nft: NfTables | None = None
+
+    @property
+    def nft(self) -> NfTables:
+        """nf_tables of the machine. Its socket stays: closing one waits for the kernel to free what was deleted through it.
+
+        Raises KernelError where the kernel has no netfilter by netlink.
+        """
+        if self._nft is None:
+            try:
+                self._nft = NfTables(self.node.netns)
+            except OSError as error:
+                raise KernelError("open a socket of netfilter", error.errno or 0) from None
+        return self._nft
+
+    def forget_nft(self) -> None:
+        """Close the socket."""
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
 
 
 class Effects:
@@ -71,6 +93,12 @@ class Effects:
     def _find_link(self, effect: e.FindLink) -> Any:
         return network_state.find_link(self.netns(effect.where), effect.name)
 
+    def _link_state(self, effect: e.LinkState) -> str:
+        return network_state.link_state(self.netns(effect.where), effect.name)
+
+    def _find_port(self, effect: e.FindPort) -> Any:
+        return network_state.find_port(self.netns(effect.where), effect.name)
+
     def _list_links(self, effect: e.ListLinks) -> Any:
         return network_state.list_links(self.netns(effect.where))
 
@@ -91,6 +119,26 @@ class Effects:
         with self.netns(effect.where).entered():
             write_sysctls(effect.values)
 
+    def _ensure(self, effect: e.Ensure) -> None:
+        with self.netns(effect.where).entered():
+            for name, value in effect.optional.items():
+                with contextlib.suppress(GlassnetError):
+                    if read_sysctl(name) not in (None, value):
+                        write_sysctls({name: value})
+            write_sysctls({name: value for name, value in effect.values.items() if read_sysctl(name) != value})
+
+    def _nft_change(self, effect: e.NftChange) -> None:
+        self.state.nft.commit(effect.messages)
+
+    def _nft_listing(self, effect: e.NftListing) -> e.NftTable:
+        try:
+            rules = self.state.nft.rules(effect.family, effect.table, effect.chain)
+        except KernelError as error:
+            if error.number != errno.EPROTONOSUPPORT:
+                raise
+            return e.NftTable({}, ())
+        return e.NftTable(self.state.nft.chain_notes(effect.family, effect.table), tuple(rules))
+
     def _reserve(self, effect: e.Reserve) -> tuple[str, ...]:
         return self.state.leases.reserve(effect.place, effect.sets, effect.wanted, effect.holder)
 
@@ -104,7 +152,13 @@ class Effects:
         self.state.leases.release(effect.place, effect.addresses)
 
     def _has_program(self, effect: e.HasProgram) -> bool:
-        return any((self.path(place) / effect.name).exists() for place in ("/usr/sbin", "/sbin", "/usr/bin", "/bin"))
+        if effect.name in self.state.programs:
+            return True
+        root = str(self.node.root).rstrip("/")
+        found = any(os.path.exists(f"{root}{place}/{effect.name}") for place in _PROGRAMS)
+        if found:
+            self.state.programs.add(effect.name)
+        return found
 
     def _read_file(self, effect: e.ReadFile) -> str | None:
         try:
@@ -146,15 +200,21 @@ class Effects:
         return GlassnetError(f"{self.node.name}: {path}: {error.strerror}")
 
 
+_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _NOW: dict[type, Callable[[Effects, Any], Any]] = {
     e.Apply: Effects._apply,
     e.FindLink: Effects._find_link,
+    e.LinkState: Effects._link_state,
+    e.FindPort: Effects._find_port,
     e.ListLinks: Effects._list_links,
     e.ListAddresses: Effects._list_addresses,
     e.ListRoutes: Effects._list_routes,
     e.ReadShaping: Effects._read_shaping,
     e.ReadSetting: Effects._read_setting,
     e.WriteSettings: Effects._write_settings,
+    e.Ensure: Effects._ensure,
+    e.NftChange: Effects._nft_change,
+    e.NftListing: Effects._nft_listing,
     e.Reserve: Effects._reserve,
     e.Leases: Effects._leases,
     e.Held: Effects._held,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from glassnet.cni.request import Attachment
-from glassnet.netstack.model import Address, Link, Route, Shaping
+from glassnet.netstack.model import Address, BridgePort, Link, Route, Shaping
 from glassnet.netstack.ops import Operation
+from glassnet.ruleset.nft_reader import Rule
 
 T = TypeVar("T")
 
@@ -46,6 +47,20 @@ class Remove(Effect[None], frozen=True):
 
 class FindLink(Effect[Link | None], frozen=True):
     """A link by its name, None when there is none."""
+
+    where: Where
+    name: str
+
+
+class LinkState(Effect[str], frozen=True):
+    """The operational state of a link as `ip link` shows it, in small letters; "" when there is no such link."""
+
+    where: Where
+    name: str
+
+
+class FindPort(Effect[BridgePort | None], frozen=True):
+    """A port of a bridge by its name, None when it is no port."""
 
     where: Where
     name: str
@@ -88,6 +103,20 @@ class WriteSettings(Effect[None], frozen=True):
 
     where: Where
     values: Mapping[str, str]
+
+
+class Ensure(Effect[None], frozen=True):
+    """Write those net.* sysctls that have another value; those in `optional` may be absent, or refuse."""
+
+    where: Where
+    values: Mapping[str, str] = {}
+    optional: Mapping[str, str] = {}
+
+
+class Sleep(Effect[None], frozen=True):
+    """Let time pass (seconds)."""
+
+    seconds: float
 
 
 class Reserve(Effect[tuple[str, ...]], frozen=True):
@@ -145,6 +174,27 @@ class Nft(Effect[str], frozen=True):
 
     script: str
     keep: str = ""
+
+
+class NftChange(Effect[None], frozen=True):
+    """Carry out messages of nf_tables (`ruleset.nft_messages`) as one transaction, whole or not at all; no program is run."""
+
+    messages: tuple[bytes, ...]
+
+
+class NftTable(NamedTuple):
+    """What a table has: its chains with their comments, and the rules of some or all of them."""
+
+    chains: Mapping[str, str]
+    rules: tuple[Rule, ...]
+
+
+class NftListing(Effect[NftTable], frozen=True):
+    """The chains of an nf_tables table, and the rules of one chain or of all (""); nothing when there is no such table. `family` is a number."""
+
+    family: int
+    table: str
+    chain: str = ""
 
 
 class HasProgram(Effect[bool], frozen=True):

@@ -1,6 +1,8 @@
-"""ipMasq: what a container sends beyond its own network leaves with the node's address. Rules by iptables, as the reference plugins make them.
+"""ipMasq: what a container sends beyond its own network leaves with the node's address. Rules by iptables, as the reference plugins make them,
+or by nftables (`masquerade_nft`).
 
-Source: containernetworking/plugins, pkg/ip and pkg/utils (chains, comments): either side can take the other's rules away.
+Source: containernetworking/plugins, pkg/ip and pkg/utils (chains, comments): either side can take the other's rules away. All interfaces that
+a container has in one network share a chain.
 """
 
 from __future__ import annotations
@@ -10,12 +12,17 @@ import re
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface
 
-from glassnet.cni.effects import Restore, SavedRules, Steps, ask
+from glassnet.cni import masquerade_nft
+from glassnet.cni.effects import HasProgram, Restore, SavedRules, Steps, ask
+from glassnet.cni.errors import NOT_AVAILABLE, CniError
 from glassnet.cni.request import Call
 from glassnet.net.errors import GlassnetError
 
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+IPTABLES, NFTABLES = "iptables", "nftables"
 _NAMED = re.compile(r'-j (CNI-[0-9a-f]{24})\b')  # fmt: skip
+_INSIDE = re.compile(r"-A (CNI-[0-9a-f]{24}) ")
+_SOURCE = re.compile(r" -s (\S+)")
 _COMMENT = re.compile(r'name: \\?"(?P<name>[^"\\]*)\\?" id: \\?"(?P<id>[^"\\]*)\\?"')
 
 
@@ -29,8 +36,47 @@ def comment(network: str, container_id: str) -> str:
     return f'"name: \\"{network}\\" id: \\"{container_id}\\""'
 
 
+# -- which backend
+
+
+def backend(call: Call) -> str:
+    """The backend that the configuration names; "" for none. Raises ConfigError."""
+    found = call.fields.text("ipMasqBackend")
+    if found not in ("", IPTABLES, NFTABLES):
+        raise call.fields.error("ipMasqBackend", f'unknown ipmasq backend "{found}"; want {IPTABLES} or {NFTABLES}')
+    return found
+
+
+def _chosen(call: Call) -> Steps[str]:
+    """The named backend, or iptables where there is iptables."""
+    if found := backend(call):
+        return found
+    return IPTABLES if (yield from _has(4)) else NFTABLES
+
+
+def _has(family: int, program: str = "restore") -> Steps[bool]:
+    return (yield from ask(HasProgram(f"{_program(family)}-{program}")))
+
+
+def _program(family: int) -> str:
+    return "iptables" if family == 4 else "ip6tables"
+
+
+def status(call: Call) -> Steps[None]:
+    """The named backend can be used. Raises CniError (50)."""
+    if backend(call) == IPTABLES and not (yield from _has(4)):
+        way_out = f'install iptables, or set "ipMasqBackend" to "{NFTABLES}"'
+        raise CniError(NOT_AVAILABLE, "ipMasq: there is no iptables-restore on this node", way_out)
+
+
+# -- ADD, DEL, CHECK and GC
+
+
 def add(call: Call, addresses: Iterable[str]) -> Steps[None]:
     """Put rules for a container's addresses (with prefix lengths) in place."""
+    if (yield from _chosen(call)) == NFTABLES:
+        yield from masquerade_nft.add(call, addresses)
+        return
     for family, mine in _families(addresses):
         lines = added_lines(call.name, call.container_id, family, mine)
         yield from ask(Restore(family, lines, keep=_key(call, family)))
@@ -49,16 +95,29 @@ def added_lines(network: str, container_id: str, family: int, addresses: Iterabl
 
 
 def delete(call: Call, addresses: Iterable[str]) -> Steps[None]:
-    """Take the rules of a container's addresses away, whoever made them."""
-    for family, mine in _families(addresses):
-        yield from ask(
-            Restore(
-                family,
-                removed_lines(call.name, call.container_id, mine),
-                otherwise=chain_removal(chain_name(call.name, call.container_id)),
-                keep=_key(call, family),
-            )
-        )
+    """Take a container's rules away, whoever made them, by whichever backend. Without addresses they are looked for by the container's ID."""
+    found = yield from masquerade_nft.delete(call)
+    if (found and call.fields.raw("ipMasqBackend") == NFTABLES) or not (yield from _has(4)):
+        return
+    known = dict(_families(addresses))
+    for family in known or (4, 6):
+        yield from _delete_family(call, family, known.get(family, []))
+
+
+def _delete_family(call: Call, family: int, mine: list[str]) -> Steps[None]:
+    if mine:
+        lines = removed_lines(call.name, call.container_id, mine)
+        empty = chain_removal(chain_name(call.name, call.container_id))
+        try:
+            yield from ask(Restore(family, lines, otherwise=empty, keep=_key(call, family)))
+            return
+        except GlassnetError:
+            pass  # others have been at work on these rules: look what is left of them
+    if not (yield from _has(family, "save")):
+        return
+    saved = yield from ask(SavedRules(family))
+    if lines := left_lines(saved, call.name, call.container_id, mine):
+        yield from ask(Restore(family, lines, keep=_key(call, family)))
 
 
 def removed_lines(network: str, container_id: str, addresses: Iterable[str]) -> str:
@@ -76,8 +135,23 @@ def chain_removal(chain: str) -> str:
     return f":{chain} - [0:0]\n-X {chain}\n"
 
 
+def left_lines(saved: str, network: str, container_id: str, addresses: Iterable[str] = ()) -> str:
+    """Lines that take away what is left of a container's rules; with `addresses` only those, when other interfaces of it use the chain."""
+    chain = chain_name(network, container_id)
+    lines = saved.splitlines()
+    jumps = [line for line in lines if line.startswith("-A POSTROUTING ") and f"-j {chain}" in line]
+    if not jumps and not any(line.startswith((f":{chain} ", f"-N {chain}", f"-A {chain} ")) for line in lines):
+        return ""
+    mine = {f"{one.ip}/{one.max_prefixlen}" for one in map(ip_interface, addresses)}
+    gone = [line for line in jumps if not mine or ((found := _SOURCE.search(line)) and found[1] in mine)]
+    removal = "".join(line.replace("-A", "-D", 1) + "\n" for line in gone)
+    return removal if len(gone) < len(jumps) else f":{chain} - [0:0]\n{removal}-X {chain}\n"
+
+
 def check(call: Call, addresses: Iterable[str]) -> Steps[list[str]]:
     """The rules that are missing, as text."""
+    if (yield from _chosen(call)) == NFTABLES:
+        return (yield from masquerade_nft.check(call, addresses))
     missing: list[str] = []
     for family, mine in _families(addresses):
         saved = set((yield from ask(SavedRules(family))).splitlines())
@@ -87,31 +161,38 @@ def check(call: Call, addresses: Iterable[str]) -> Steps[list[str]]:
 
 
 def collect(call: Call, families: Iterable[int] = (4, 6)) -> Steps[list[str]]:
-    """GC: take away the rules of containers of this network that are not in the list; what could not be done, as text."""
+    """GC: take away the rules of containers of this network that are not in the list, of both backends; what could not be done, as text."""
     containers = {one.container_id for one in call.valid()}
     problems: list[str] = []
+    try:
+        yield from masquerade_nft.collect(call)
+    except GlassnetError as error:
+        problems.append(str(error))
     for family in families:
         try:
+            if not (yield from _has(family, "save")):
+                continue
             saved = yield from ask(SavedRules(family))
-            for lines in _orphans(saved, call.name, containers):
-                yield from ask(Restore(family, lines))
         except GlassnetError as error:
             problems.append(str(error))
+            continue
+        for container_id in _orphans(saved, call.name, containers):
+            try:
+                yield from ask(Restore(family, left_lines(saved, call.name, container_id)))
+            except GlassnetError as error:
+                problems.append(str(error))
     return problems
 
 
-def _orphans(saved: str, network: str, containers: set[str]) -> Iterator[str]:
-    """For each chain that belongs to a container of the network that is gone: the lines that remove it."""
-    jumps: dict[str, str] = {}
+def _orphans(saved: str, network: str, containers: set[str]) -> list[str]:
+    """The containers of the network that have rules and are gone."""
+    found: dict[str, None] = {}
     for line in saved.splitlines():
-        note, target = _COMMENT.search(line), _NAMED.search(line)
-        if note and note["name"] == network and note["id"] not in containers:
-            chain = chain_name(network, note["id"])
-            jumps.setdefault(chain, "")
-            if target and target[1] == chain and line.startswith("-A POSTROUTING"):
-                jumps[chain] += line.replace("-A", "-D", 1) + "\n"
-    for chain, removal in jumps.items():
-        yield f":{chain} - [0:0]\n{removal}-X {chain}\n"
+        note, target = _COMMENT.search(line), _NAMED.search(line) or _INSIDE.match(line)
+        mine = note is not None and note["name"] == network and note["id"] not in containers
+        if note and target and mine and target[1] == chain_name(network, note["id"]):
+            found[note["id"]] = None
+    return list(found)
 
 
 def _key(call: Call, family: int) -> str:

@@ -41,6 +41,11 @@ class Ip(NamedTuple):
         """4 or 6."""
         return 6 if ":" in self.address else 4
 
+    @property
+    def bits(self) -> int:
+        """The length of its family's addresses."""
+        return 128 if ":" in self.address else 32
+
 
 class RouteEntry(NamedTuple):
     """A route for the container. Of 1.1.0: all but destination and gateway; -1 stands for none of table and scope."""

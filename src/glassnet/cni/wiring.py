@@ -2,40 +2,56 @@
 
 Source: containernetworking/plugins, pkg/ipam (routes without a gateway take that of their family) and pkg/ip.
 Hardware addresses follow from IP addresses (0a:58 and the address), as the reference plugins made them up to 0.7: pods are easy to tell
-in captures, and an address that comes back at once does not meet stale neighbour entries.
+in captures, and an address that comes back at once does not meet stale neighbour entries. Those of IPv6 addresses are a hash's bytes: the last
+four of an address tell the pods of two networks on one bridge not apart.
+
+An address is usable as soon as ADD has returned: IPv6 addresses come without duplicate address detection, or ADD waits for its end; and ADD
+waits until the kernel lets frames through the pair, which it does some time after both ends are up (in a queue of its own, linkwatch).
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
+from glassnet.cni import host_local, ipam, result, static
 from glassnet.cni.effects import (
     Apply,
+    Ensure,
     FindLink,
+    Held,
+    LinkState,
     ListAddresses,
+    ListLinks,
     ListRoutes,
-    ReadSetting,
+    Remove,
+    Sleep,
     Steps,
     Where,
-    WriteSettings,
     ask,
 )
 from glassnet.cni.errors import OTHER, CniError, ConfigError
-from glassnet.cni.request import Call
-from glassnet.cni.result import Interface, Ip, Result, RouteEntry
+from glassnet.cni.request import Attachment, Call
+from glassnet.cni.result import Dns, Interface, Ip, Result, RouteEntry
 from glassnet.net.errors import GlassnetError
+from glassnet.netstack.model import Link
 from glassnet.netstack.ops import PROTO_BOOT, AddAddress, AddRoute, Operation, SetLink
 
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}").fullmatch
 
 
+_PATIENCE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.0)  # seconds
+_DETECTION = 10.0  # seconds for duplicate address detection
+
+
 def hardware(address: str) -> str:
-    """The MAC of an address: 0a:58 and its four bytes, the last four of an IPv6 address."""
-    return "0a:58:" + ip_address(address).packed[-4:].hex(":")
+    """The MAC of an address: 0a:58 and its four bytes, or four of a hash of an IPv6 address."""
+    packed = ip_address(address).packed
+    return "0a:58:" + (packed if len(packed) == 4 else hashlib.sha256(packed).digest()[:4]).hex(":")
 
 
 def host_hardware(random: bytes) -> str:
@@ -106,28 +122,71 @@ def destination_of(dst: str) -> str:
     return "default" if dst == "0.0.0.0/0" else str(ip_network(dst, strict=False))
 
 
+def read_dns(call: Call, given: Result) -> Dns:
+    """The resolver's settings: those of the configuration if it has any, else those of the address plugin. Raises ConfigError."""
+    fields = call.fields.table("dns")
+    own = result.read_dns(fields)
+    fields.done()
+    return own if any(own) else given.dns
+
+
 def interface_operations(ifname: str, ips: Sequence[Ip], duplicate_detection: bool = False) -> list[Operation]:
     """The container's interface goes up with its addresses."""
     return [
-        SetLink(ifname, up=True),
+        SetLink(ifname, up=True, notify=True),
         *(AddAddress(one.address, ifname, nodad=not duplicate_detection) for one in ips),
     ]
 
 
-def allow_ipv6(ips: Sequence[Ip], where: Where, dev: str) -> Steps[None]:
-    """An interface that gets IPv6 addresses must not have the family switched off (net.ipv6.conf.DEV.disable_ipv6)."""
-    if any(one.family == 6 for one in ips):
-        name = f"net.ipv6.conf.{dev.replace('.', '/')}.disable_ipv6"
-        if (yield from ask(ReadSetting(where, name))) == "1":
-            yield from ask(WriteSettings(where, {name: "0"}))
+def prepare_ipv6(ips: Sequence[Ip], dev: str, duplicate_detection: bool) -> Steps[None]:
+    """Before a container's interface goes up: IPv6 is on if it gets such addresses, neighbours will be told of them, and the address the
+    kernel makes itself is usable at once too, or looked for twice."""
+    if not any(one.family == 6 for one in ips):
+        return
+    place = f"net.ipv6.conf.{dev.replace('.', '/')}"
+    on = {"net.ipv6.conf.lo.disable_ipv6": "0", f"{place}.disable_ipv6": "0"}
+    detection = {f"{place}.accept_dad": "1", f"{place}.enhanced_dad": "1"}
+    more = detection if duplicate_detection else {f"{place}.accept_dad": "0"}
+    yield from ask(Ensure(Where.POD, on, {**more, f"{place}.ndisc_notify": "1"}))
 
 
-def forward(ips: Sequence[Ip]) -> Steps[None]:
-    """Let the node forward the families of the addresses."""
+def detected(ips: Sequence[Ip], dev: str) -> Steps[None]:
+    """Wait until it is known that nobody else has the container's IPv6 addresses. Raises CniError when somebody has, or nobody knows in time."""
+    if not any(one.family == 6 for one in ips):
+        return
+    waited, pause = 0.0, 0.05
+    while True:
+        there = yield from ask(ListAddresses(Where.POD, dev))
+        if twice := [one.text for one in there if one.duplicate]:
+            raise CniError(
+                OTHER, f"link {dev} has address {twice[0]} in DADFAILED state", "another host has this address"
+            )
+        if not any(one.tentative for one in there):
+            return
+        if waited >= _DETECTION:
+            raise CniError(OTHER, f"link {dev} still has tentative addresses after {_DETECTION:.0f} seconds")
+        yield from ask(Sleep(pause))
+        waited += pause
+
+
+def passing(name: str) -> Steps[None]:
+    """Wait until frames pass the pair whose end on the node has this name. Raises CniError when they do not."""
+    for pause in (*_PATIENCE, 0.0):
+        state = yield from ask(LinkState(Where.NODE, name))
+        if state == "up":
+            return
+        if not state:
+            break
+        yield from ask(Sleep(pause))
+    raise CniError(OTHER, f"bridge port in error state: {state or 'gone'}", f"the port is {name}")
+
+
+def forward(ips: Sequence[Ip], optional: dict[str, str]) -> Steps[None]:
+    """Let the node forward the families of the addresses; `optional` are other sysctls of the node, which may be absent."""
     names = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
-    for family in sorted({one.family for one in ips}):
-        if (yield from ask(ReadSetting(Where.NODE, names[family]))) != "1":
-            yield from ask(WriteSettings(Where.NODE, {names[family]: "1"}))
+    values = {names[family]: "1" for family in sorted({one.family for one in ips})}
+    if values or optional:
+        yield from ask(Ensure(Where.NODE, values, optional))
 
 
 def tried(*undoing: Callable[[], Steps[Any]]) -> Steps[None]:
@@ -149,9 +208,9 @@ def previous(call: Call) -> Result:
     return call.previous
 
 
-def check_inside(call: Call, result: Result) -> Steps[Interface]:
+def check_inside(call: Call, told: Result, up: bool = True) -> Steps[Interface]:
     """The container has the interface, addresses and routes of a result. Raises CniError naming the first that is off."""
-    mine = result.inside(call.ifname)
+    mine = told.inside(call.ifname)
     if mine is None or mine.sandbox != call.netns:
         raise CniError(
             OTHER, f"Sandbox in prevResult {mine.sandbox if mine else ''} doesn't match configured netns: {call.netns}"
@@ -161,23 +220,23 @@ def check_inside(call: Call, result: Result) -> Steps[Interface]:
         raise CniError(OTHER, f"Container Interface name in prevResult: {call.ifname} not found", f"in {call.netns}")
     if mine.mac and link.hardware != mine.mac:
         raise CniError(OTHER, f"Interface {call.ifname} Mac {link.hardware} doesn't match prevResult Mac: {mine.mac}")
-    if not link.up:
+    if up and not link.up:
         raise CniError(OTHER, f"Interface {call.ifname} in {call.netns} is down")
     there = {f"{one.text}/{one.length}" for one in (yield from ask(ListAddresses(Where.POD, call.ifname)))}
-    place = result.interfaces.index(mine)
-    for ip in result.ips:
+    place = told.interfaces.index(mine)
+    for ip in told.ips:
         if ip.interface in (None, place) and ip.address not in there:
             raise CniError(
                 OTHER, f"Failed to match addr {ip.address} on interface {call.ifname}", f"it has {sorted(there)}"
             )
-    yield from _check_routes(call, result)
+    yield from _check_routes(call, told)
     return mine
 
 
-def _check_routes(call: Call, result: Result) -> Steps[None]:
+def _check_routes(call: Call, told: Result) -> Steps[None]:
     found = yield from ask(ListRoutes(Where.POD))
     there = {(one.network, one.length, one.bits, hop.dev) for one in found for hop in one.hops}
-    for route in result.routes:
+    for route in told.routes:
         network = ip_network(route.dst, strict=False)
         key = (int(network.network_address), network.prefixlen, network.max_prefixlen, call.ifname)
         if route.table in (-1, 254) and key not in there:
@@ -188,3 +247,73 @@ def apply(where: Where, operations: Sequence[Operation]) -> Steps[None]:
     """Carry operations out, if there are any."""
     if operations:
         yield from ask(Apply(where, tuple(operations)))
+
+
+# -- DEL and GC
+
+
+def addresses_of(call: Call) -> Steps[list[str]]:
+    """The addresses of a container, for DEL: as ADD told, or where it did not come to its end what the leases or the configuration tell; none
+    where nobody knows any more."""
+    if call.previous and call.previous.ips:
+        return [one.address for one in call.previous.ips]
+    try:
+        return (yield from _recorded(call))
+    except GlassnetError:  # giving the addresses back, which comes next, tells what is wrong
+        return []
+
+
+def _recorded(call: Call) -> Steps[list[str]]:
+    kind = ipam.kind(call)
+    if kind == "host-local":
+        mine = yield from ask(Held(host_local.place_of(call), call.attachment))
+        return [f"{ip}/{128 if ':' in ip else 32}" for ip in mine]
+    if kind == "static":
+        return [one.address for one in (yield from static.add(call)).ips]
+    there = (yield from ask(ListAddresses(Where.POD, call.ifname))) if call.pod >= 0 else ()
+    return [f"{one.text}/{one.length}" for one in there if one.scope == "global"]
+
+
+def unwire(call: Call) -> Steps[None]:
+    """Take the container's interface away, and the node's end with it."""
+    if call.pod >= 0:
+        yield from ask(Remove(Where.POD, call.ifname))
+        return
+    for link in (yield from pairs(call)):  # the namespace is gone by name, something may hold it still
+        if link.alias == alias(call):
+            yield from ask(Remove(Where.NODE, link.name))
+
+
+def pairs(call: Call) -> Steps[list[Link]]:
+    """The node's ends of the pairs of a network."""
+    found = yield from ask(ListLinks(Where.NODE))
+    return [link for link in found if (whose := owner(link.alias)) and whose[0] == call.name]
+
+
+def collect(call: Call) -> Steps[list[str]]:
+    """GC: take away the pairs of attachments of this network that are not in the list; what could not be done, as text."""
+    valid = call.valid()
+    problems: list[str] = []
+    for link in (yield from pairs(call)):
+        found = owner(link.alias)
+        if found and Attachment(*found[1:]) not in valid:
+            try:
+                yield from ask(Remove(Where.NODE, link.name))
+            except GlassnetError as error:
+                problems.append(str(error))
+    return problems
+
+
+def each(*parts: Steps[Any]) -> Steps[None]:
+    """Do all of them, then tell what failed: the one error as it is, several in one. Raises GlassnetError."""
+    problems: list[GlassnetError] = []
+    for part in parts:
+        try:
+            found = yield from part
+            problems += [CniError(OTHER, text) for text in found or ()]
+        except GlassnetError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise CniError(OTHER, "; ".join(str(one) for one in problems))

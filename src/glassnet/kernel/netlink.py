@@ -1,10 +1,14 @@
 """rtnetlink, packed by hand: many operations a send, all acknowledgements of a batch read at once.
 
-Sources: rtnetlink(7), netlink(7), include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,veth}.h.
+Links go by name where the kernel takes names, so that one born in a batch can be set in the same batch. Only the last message of a batch is
+acknowledged: a message that is refused is answered in any case.
+
+Sources: rtnetlink(7), netlink(7), include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,if_bridge,ip,neighbour,veth}.h.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import ipaddress
@@ -43,13 +47,18 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
     20,
     28,
 )
-_BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
+_IFLA_AF_SPEC, _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 26, 1, 2, 4, 5
+_BRPORT_MODE, _BRPORT_ISOLATED, _BR_VLAN_FILTERING = 4, 33, 7
+_BRIDGE_VLAN_INFO, _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_BEGIN, _VLAN_END = 2, 2, 4, 8, 16
+_INET_CONF, _ARP_NOTIFY, _INET6_ADDR_GEN_MODE, _GEN_NONE = 1, 22, 8, 1
 _IFLA_TXQLEN = 13
 _IFF_UP, _IFF_PROMISC, _IFF_ALLMULTI = 1, 0x100, 0x200
 _NLA_NESTED = 0x8000
-_NLMSG_ERROR, _NLMSG_DONE, _NLMSGERR_ATTR_MSG, _EXT_ACK, _SOL_NETLINK = 2, 3, 1, 11, 270
+_IFA_FLAGS, _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 8, 0x02, 0x200
+_NLMSG_ERROR, _NLMSG_DONE, _NLMSGERR_ATTR_MSG, _EXT_ACK, _STRICT, _SOL_NETLINK = 2, 3, 1, 11, 12, 270
 _SIOCGIFINDEX = 0x8933
 _BATCH = 64
+_RECEIVE = 1 << 16  # no answer is longer: listings come in parts of 32 KiB at most
 _NAME_MAX = 15  # IFNAMSIZ less the end mark
 
 Message = tuple[int, int, bytes]  # type, flags, body
@@ -82,9 +91,9 @@ def _link_body(name: str, index: int, hardware: str, mtu: int, more: bytes = b""
 
 
 def _kind(name: str, data: bytes = b"") -> bytes:
-    info = _attr(1, name.encode())
+    info = _attr(_INFO_KIND, name.encode())
     if data:
-        info += _attr(2 | _NLA_NESTED, data)
+        info += _attr(_INFO_DATA | _NLA_NESTED, data)
     return _attr(_IFLA_LINKINFO | _NLA_NESTED, info)
 
 
@@ -94,7 +103,8 @@ class RtNetlink:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
-        self._socket.bind((0, 0))
+        with contextlib.suppress(OSError):  # Linux before 4.20 lists all, whatever is asked for
+            self._socket.setsockopt(_SOL_NETLINK, _STRICT, 1)
         self._indexes: dict[str, int] = {}
         self._sequence = 0
 
@@ -140,11 +150,11 @@ class RtNetlink:
     def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
         """Ask for things that are there; the bodies of the answers, one for each, none when there is no such thing. Raises KernelError."""
         self._sequence += 1
-        sequence, flags = self._sequence, _REQUEST | (_DUMP if dump else _ACK)
+        sequence, flags = self._sequence, _REQUEST | (_DUMP if dump else 0)
         self._socket.send(_HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body)
         found: list[bytes] = []
         while True:
-            data = self._socket.recv(1 << 18)
+            data = self._socket.recv(_RECEIVE)
             position = 0
             while position + 16 <= len(data):
                 length, answer, _, number, _ = _HEADER.unpack_from(data, position)
@@ -155,25 +165,29 @@ class RtNetlink:
                     raise KernelError(f"ask rtnetlink (message {kind})", error)
                 if number == sequence:
                     found.append(data[position + 16 : position + length])
+                    if not dump:
+                        return found
                 position += (length + 3) & ~3
 
     def _send(self, batch: list[tuple[Operation, Message]]) -> None:
         if not batch:
             return
         first, packed = self._sequence + 1, []
+        last = self._sequence + len(batch)
         for _, (kind, flags, body) in batch:
             self._sequence += 1
-            packed.append(_HEADER.pack(16 + len(body), kind, flags | _REQUEST | _ACK, self._sequence, 0) + body)
+            flags |= _REQUEST | (_ACK if self._sequence == last else 0)
+            packed.append(_HEADER.pack(16 + len(body), kind, flags, self._sequence, 0) + body)
         self._socket.send(b"".join(packed))
         failure: KernelError | None = None
-        missing = len(batch)
-        while missing:
-            data = self._socket.recv(1 << 18)
+        waiting = True
+        while waiting:
+            data = self._socket.recv(_RECEIVE)
             position = 0
             while position + 16 <= len(data):
                 length, kind, flags, sequence, _ = _HEADER.unpack_from(data, position)
                 if kind == _NLMSG_ERROR and sequence >= first:
-                    missing -= 1
+                    waiting = sequence != last
                     number = -struct.unpack_from("=i", data, position + 16)[0]
                     operation = batch[sequence - first][0]
                     if number and failure is None and not _forgiven(operation, number):
@@ -188,14 +202,19 @@ class RtNetlink:
 def _named(operation: Operation) -> set[str]:
     """Interfaces whose number the operation needs."""
     match operation:
-        case ops.AddBridge() | ops.AddVeth() | ops.AddDummy() | ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping():
+        case ops.AddVeth():
+            return {operation.master} if operation.master else set()
+        case ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping():
             return set()
         case ops.AddRedirect():
             return {operation.dev, operation.target}
         case ops.SetLink():
-            return {operation.name, *([operation.master] if operation.master else [])}
-        case ops.DelLink() | ops.SetBridgePort():
+            number = [operation.name] if operation.rename is not None else []
+            return {*number, *([operation.master] if operation.master else [])}
+        case ops.DelLink() | ops.SetBridgePort() | ops.AddPortVlan() | ops.DelPortVlan():
             return {operation.name}
+        case ops.AddBridge() | ops.AddDummy() | ops.NoLinkLocal() | ops.SetBridge():
+            return set()
         case _:
             return {operation.dev}
 
@@ -222,6 +241,8 @@ def _gone(operation: Operation) -> tuple[str, ...]:
 
 
 def _forgiven(operation: Operation, number: int) -> bool:
+    if isinstance(operation, ops.NoLinkLocal):
+        return number in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
     if getattr(operation, "missing_ok", False):
         return number in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
     return getattr(operation, "exist_ok", False) and number == errno.EEXIST
@@ -252,21 +273,26 @@ def _reason(message: bytes, flags: int) -> str:
 
 
 def _add_bridge(_: RtNetlink, op: ops.AddBridge) -> Message:
-    return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, 0, op.hardware, op.mtu, _kind("bridge"))
+    data = _attr(_BR_VLAN_FILTERING, b"\1") if op.vlan_filtering else b""
+    return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, 0, op.hardware, op.mtu, _kind("bridge", data))
+
+
+def _set_bridge(_: RtNetlink, op: ops.SetBridge) -> Message:
+    data = _attr(_BR_VLAN_FILTERING, bytes([op.vlan_filtering]))
+    return _NEWLINK, 0, _link_body(op.name, 0, "", 0, _kind("bridge", data))
 
 
 def _add_dummy(_: RtNetlink, op: ops.AddDummy) -> Message:
     return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, 0, "", op.mtu, _kind("dummy"))
 
 
-def _add_veth(_: RtNetlink, op: ops.AddVeth) -> Message:
+def _add_veth(netlink: RtNetlink, op: ops.AddVeth) -> Message:
     where = _u32(_IFLA_NET_NS_FD, op.peer_netns) if op.peer_netns >= 0 else b""
     peer = _link_body(op.peer, op.peer_index, op.peer_hardware, op.mtu, where)
-    return (
-        _NEWLINK,
-        _CREATE | _EXCL,
-        _link_body(op.name, op.index, op.hardware, op.mtu, _kind("veth", _attr(1 | _NLA_NESTED, peer))),
-    )
+    more = _kind("veth", _attr(1 | _NLA_NESTED, peer))
+    if op.master:
+        more += _u32(_IFLA_MASTER, netlink.index(op.master))
+    return _NEWLINK, _CREATE | _EXCL, _link_body(op.name, op.index, op.hardware, op.mtu, more)
 
 
 def _del_link(netlink: RtNetlink, op: ops.DelLink) -> Message:
@@ -278,7 +304,10 @@ def _set_link(netlink: RtNetlink, op: ops.SetLink) -> Message:
     for bit, wanted in ((_IFF_UP, op.up), (_IFF_PROMISC, op.promisc), (_IFF_ALLMULTI, op.allmulti)):
         flags |= bit if wanted else 0
         mask |= bit if wanted is not None else 0
-    body = _LINK.pack(0, 0, netlink.index(op.name), flags, mask)
+    if op.rename is None:
+        body = _LINK.pack(0, 0, 0, flags, mask) + _text(_IFLA_IFNAME, _checked(op.name))
+    else:
+        body = _LINK.pack(0, 0, netlink.index(op.name), flags, mask) + _text(_IFLA_IFNAME, op.rename)
     if op.master is not None:
         body += _u32(_IFLA_MASTER, netlink.index(op.master) if op.master else 0)
     if op.mtu is not None:
@@ -289,24 +318,61 @@ def _set_link(netlink: RtNetlink, op: ops.SetLink) -> Message:
         body += _mac(_IFLA_ADDRESS, op.hardware)
     if op.alias is not None:
         body += _text(_IFLA_IFALIAS, op.alias)
-    if op.rename is not None:
-        body += _text(_IFLA_IFNAME, op.rename)
     if op.netns is not None:
         body += _u32(_IFLA_NET_NS_FD, op.netns)
+    if op.notify is not None:
+        body += _family_data(socket.AF_INET, _attr(_INET_CONF | _NLA_NESTED, _u32(_ARP_NOTIFY, op.notify)))
+    if op.hairpin is not None or op.isolated is not None:
+        port = _attr(_INFO_SLAVE_DATA | _NLA_NESTED, _port_data(op))
+        body += _attr(_IFLA_LINKINFO | _NLA_NESTED, _attr(_INFO_SLAVE_KIND, b"bridge") + port)
     return _NEWLINK, 0, body
 
 
-def _set_bridge_port(netlink: RtNetlink, op: ops.SetBridgePort) -> Message:
-    info = b"".join(
+def _checked(name: str) -> str:
+    if len(name.encode()) > _NAME_MAX:
+        raise KernelError(f"find interface {name}", errno.ENODEV, f"names have {_NAME_MAX} bytes at most")
+    return name
+
+
+def _port_data(op: ops.SetLink | ops.SetBridgePort) -> bytes:
+    return b"".join(
         _attr(kind, bytes([value]))
         for kind, value in ((_BRPORT_MODE, op.hairpin), (_BRPORT_ISOLATED, op.isolated))
         if value is not None
     )
-    body = _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0) + _attr(_IFLA_PROTINFO | _NLA_NESTED, info)
-    return _SETLINK, 0, body
 
 
-def _address_body(netlink: RtNetlink, address: str, dev: str, nodad: bool) -> bytes:
+def _no_link_local(_: RtNetlink, op: ops.NoLinkLocal) -> Message:
+    body = _LINK.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, _checked(op.name))
+    return _NEWLINK, 0, body + _family_data(socket.AF_INET6, _attr(_INET6_ADDR_GEN_MODE, bytes([_GEN_NONE])))
+
+
+def _family_data(family: int, data: bytes) -> bytes:
+    return _attr(_IFLA_AF_SPEC | _NLA_NESTED, _attr(family | _NLA_NESTED, data))
+
+
+def _vlan_body(netlink: RtNetlink, op: ops.AddPortVlan | ops.DelPortVlan, flags: int) -> bytes:
+    last = op.last or op.first
+    numbers = ((flags, op.first),) if last == op.first else ((flags | _VLAN_BEGIN, op.first), (flags | _VLAN_END, last))
+    spec = b"".join(_attr(_BRIDGE_VLAN_INFO, struct.pack("=HH", *each)) for each in numbers)
+    return _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0) + _attr(_IFLA_AF_SPEC, spec)
+
+
+def _add_port_vlan(netlink: RtNetlink, op: ops.AddPortVlan) -> Message:
+    flags = (_VLAN_PVID if op.pvid else 0) | (_VLAN_UNTAGGED if op.untagged else 0)
+    return _SETLINK, 0, _vlan_body(netlink, op, flags)
+
+
+def _del_port_vlan(netlink: RtNetlink, op: ops.DelPortVlan) -> Message:
+    return _DELLINK, 0, _vlan_body(netlink, op, 0)
+
+
+def _set_bridge_port(netlink: RtNetlink, op: ops.SetBridgePort) -> Message:
+    body = _LINK.pack(socket.AF_BRIDGE, 0, netlink.index(op.name), 0, 0)
+    return _SETLINK, 0, body + _attr(_IFLA_PROTINFO | _NLA_NESTED, _port_data(op))
+
+
+def _address_body(netlink: RtNetlink, address: str, dev: str, flags: int) -> bytes:
     interface = ipaddress.ip_interface(address)
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
     scope = 254 if interface.ip.is_loopback else 0
@@ -314,17 +380,16 @@ def _address_body(netlink: RtNetlink, address: str, dev: str, nodad: bool) -> by
     body += _attr(2, interface.ip.packed) + _attr(1, interface.ip.packed)
     if interface.version == 4 and interface.network.prefixlen < 31 and not interface.ip.is_loopback:
         body += _attr(4, interface.network.broadcast_address.packed)
-    if interface.version == 6 and nodad:
-        body += _u32(8, 0x02)
-    return body
+    return body + _u32(_IFA_FLAGS, flags) if flags else body
 
 
 def _add_address(netlink: RtNetlink, op: ops.AddAddress) -> Message:
-    return _NEWADDR, _CREATE | _EXCL, _address_body(netlink, op.address, op.dev, op.nodad)
+    flags = (_IFA_F_NODAD if op.nodad and ":" in op.address else 0) | (_IFA_F_NOPREFIXROUTE if op.noprefixroute else 0)
+    return _NEWADDR, _CREATE | _EXCL, _address_body(netlink, op.address, op.dev, flags)
 
 
 def _del_address(netlink: RtNetlink, op: ops.DelAddress) -> Message:
-    return _DELADDR, 0, _address_body(netlink, op.address, op.dev, False)
+    return _DELADDR, 0, _address_body(netlink, op.address, op.dev, 0)
 
 
 def _route_body(
@@ -386,6 +451,10 @@ _PACK: dict[type, Callable[[RtNetlink, Any], Message]] = {
     ops.AddDummy: _add_dummy,
     ops.DelLink: _del_link,
     ops.SetLink: _set_link,
+    ops.NoLinkLocal: _no_link_local,
+    ops.SetBridge: _set_bridge,
+    ops.AddPortVlan: _add_port_vlan,
+    ops.DelPortVlan: _del_port_vlan,
     ops.SetBridgePort: _set_bridge_port,
     ops.AddAddress: _add_address,
     ops.DelAddress: _del_address,

@@ -20,6 +20,7 @@ NETLINK_NETFILTER = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _NO_ENOBUFS = 270, 1, 10, 11, 5
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 32, 33, 26
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 20
 
@@ -43,6 +44,7 @@ class NfNetlink:
         for option, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
             _enlarge(self._socket, option, plain)
         self._sequence = 0
+        self.interrupted = False  # whether something changed while the last listing was made: it may lack things then
 
     @property
     def port(self) -> int:
@@ -73,6 +75,7 @@ class NfNetlink:
             _HEADER.pack(20 + len(body), kind, 1 | flags, self._sequence, 0) + struct.pack("=BBH", family, 0, 0) + body
         )
         self._socket.send(message)
+        self.interrupted = False
         for answer in self._answers():
             if isinstance(answer, Refusal):
                 raise answer
@@ -90,6 +93,8 @@ class NfNetlink:
             place = 0
             while place + 16 <= len(data):
                 length, kind, flags, sequence, _ = _HEADER.unpack_from(data, place)
+                if flags & _INTERRUPTED and kind != _ERROR:
+                    self.interrupted = True
                 if kind == _DONE:
                     return
                 if kind == _ERROR:

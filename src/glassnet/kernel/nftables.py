@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,9 +13,11 @@ from glassnet.ruleset import nft_messages as m
 from glassnet.ruleset import nft_reader as reader
 
 GROUP = 7  # NFNLGRP_NFTABLES
-_GET_TABLE, _GET_CHAIN, _GET_SET, _GET_ELEMENTS = 1, 4, 10, 13
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = 1, 4, 7, 10, 13
 GENERATION = 15
 _NOT_THERE = 2
+_ABSENT = (_NOT_THERE, errno.EINVAL, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)  # EINVAL: a kernel without nf_tables
+_TRIES = 20
 
 
 class NfTables:
@@ -67,6 +70,33 @@ class NfTables:
             reader.attributes(each) for each in self._socket.request(m.SUBSYSTEM | _GET_CHAIN, b"", m.DUMP, family)
         )
         return {reader.string(each[3]) for each in found if reader.string(each[1]) == table}
+
+    def chain_notes(self, family: int, table: str) -> dict[str, str]:
+        """A table's chains with their comments; none where there is no such table. Raises KernelError."""
+        found = (reader.attributes(each) for each in self._listing(_GET_CHAIN, b"", family))
+        return {
+            reader.string(each[3]): reader.note_of(each.get(12, b""))
+            for each in found
+            if reader.string(each[1]) == table
+        }
+
+    def rules(self, family: int, table: str, chain: str = "") -> list[reader.Rule]:
+        """The rules of a chain, or of all chains of a table; none when there is no such. Raises KernelError."""
+        body = m.text(1, table) + (m.text(2, chain) if chain else b"")
+        return [reader.rule(each) for each in self._listing(_GET_RULE, body, family)]
+
+    def _listing(self, kind: int, body: bytes, family: int) -> list[bytes]:
+        """The answers to a listing that nothing came in between of; none where there is no such thing, or the kernel cannot have it."""
+        for _ in range(_TRIES):
+            try:
+                found = list(self._socket.request(m.SUBSYSTEM | kind, body, m.DUMP, family))
+            except KernelError as error:
+                if error.number not in _ABSENT:
+                    raise
+                return []
+            if not self._socket.interrupted:
+                return found
+        raise KernelError("list nftables", errno.EINTR, "rules change all the time")
 
     def sets(self, family: int, table: str) -> set[str]:
         """Names of a table's sets and maps, without those that belong to one rule. Raises KernelError."""

@@ -55,13 +55,15 @@ class Shaping:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address of a link; `length` is its prefix's."""
+    """An address of a link; `length` is its prefix's. Of IPv6: `tentative` until it is known that nobody else has it, `duplicate` when somebody has."""
 
     value: int
     bits: int
     length: int
     dev: str
     scope: str = "global"
+    tentative: bool = False
+    duplicate: bool = False
 
     @property
     def text(self) -> str:

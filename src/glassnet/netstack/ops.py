@@ -13,17 +13,21 @@ PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, PROTO_DHCP = 2, 3, 4, 16
 
 @dataclass(frozen=True, slots=True)
 class AddBridge:
-    """`ip link add NAME type bridge`; `hardware` is its MAC or "" for the kernel's choice. `exist_ok` accepts one that is there."""
+    """`ip link add NAME type bridge [vlan_filtering 1]`; `hardware` is its MAC or "" for the kernel's choice. `exist_ok` accepts one that is there."""
 
     name: str
     hardware: str = ""
     mtu: int = 0
     exist_ok: bool = False
+    vlan_filtering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AddVeth:
-    """`ip link add NAME type veth peer name PEER`; the peer is born in the namespace behind descriptor `peer_netns` (-1: the same)."""
+    """`ip link add NAME type veth peer name PEER`; the peer is born in the namespace behind descriptor `peer_netns` (-1: the same).
+
+    `master` is the bridge that NAME is a port of from the beginning.
+    """
 
     name: str
     peer: str
@@ -33,6 +37,7 @@ class AddVeth:
     mtu: int = 0
     index: int = 0
     peer_index: int = 0
+    master: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,11 @@ class DelLink:
 
 @dataclass(frozen=True, slots=True)
 class SetLink:
-    """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor."""
+    """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor.
+
+    `hairpin` and `isolated` are those of a bridge's port (`ip link set NAME type bridge_slave …`); it must be one already. `notify` is
+    `sysctl net.ipv4.conf.NAME.arp_notify`: from now on neighbours are told when the link goes up or its MAC is set.
+    """
 
     name: str
     up: bool | None = None
@@ -66,6 +75,44 @@ class SetLink:
     alias: str | None = None
     allmulti: bool | None = None
     txqlen: int | None = None
+    hairpin: bool | None = None
+    isolated: bool | None = None
+    notify: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoLinkLocal:
+    """`ip link set NAME addrgenmode none`: no IPv6 address of its own making. Nothing to do where the link has no IPv6."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetBridge:
+    """`ip link set NAME type bridge vlan_filtering 0|1`."""
+
+    name: str
+    vlan_filtering: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddPortVlan:
+    """`bridge vlan add dev NAME vid FIRST-LAST [pvid] [untagged]`; `last` 0 means FIRST alone."""
+
+    name: str
+    first: int
+    last: int = 0
+    pvid: bool = False
+    untagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DelPortVlan:
+    """`bridge vlan del dev NAME vid FIRST-LAST`."""
+
+    name: str
+    first: int
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +126,13 @@ class SetBridgePort:
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    """`ip addr add ADDRESS dev DEV`; IPv4 gets its broadcast address. `exist_ok` accepts one that is there."""
+    """`ip addr add ADDRESS dev DEV [nodad] [noprefixroute]`; IPv4 gets its broadcast address. `exist_ok` accepts one that is there."""
 
     address: str
     dev: str
     exist_ok: bool = False
     nodad: bool = True
+    noprefixroute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +287,7 @@ class ProbeShaping:
 
 
 Operation = (
-    AddBridge | AddVeth | AddDummy | DelLink | SetLink | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute
-    | SetNeighbour | DelNeighbour
+    AddBridge | AddVeth | AddDummy | DelLink | SetLink | NoLinkLocal | SetBridge | AddPortVlan | DelPortVlan
+    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | SetNeighbour | DelNeighbour
     | AddIfb | MarkLink | AddTbf | AddHtb | AddHtbClass | AddSubnetFilter | AddIngress | AddRedirect | DelQdisc | ProbeShaping
 )  # fmt: skip

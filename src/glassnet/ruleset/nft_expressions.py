@@ -10,8 +10,8 @@ import struct
 
 from glassnet.ruleset.nft_messages import IPV4, attr, nest, number, text, value, verdict
 
-NETWORK, TRANSPORT = 1, 2
-MARK, L4PROTO, IIFNAME = 3, 16, 6
+LINK, NETWORK, TRANSPORT = 0, 1, 2
+MARK, L4PROTO, IIFNAME, NFPROTO = 3, 16, 6, 15
 CT_STATE, CT_STATUS = 0, 2
 NEW, STATUS_DNAT = 8, 0x20
 EQ, NEQ = 0, 1
@@ -87,9 +87,12 @@ def dnat(family: int, address: int, port: int, flags: int = 0) -> bytes:
     return _expression("nat", *parts, *([number(7, flags)] if flags else []))
 
 
-def masquerade() -> bytes:
-    """Give the packet this machine's address, and a port chosen at random among all free ones (NF_NAT_RANGE_PROTO_RANDOM_FULLY)."""
-    return _expression("masq", number(1, 0x10))
+def masquerade(flags: int = 0x10) -> bytes:
+    """Give the packet this machine's address, and a port chosen at random among all free ones (NF_NAT_RANGE_PROTO_RANDOM_FULLY).
+
+    With `flags` 0 its port stays, if it is free.
+    """
+    return _expression("masq", *([number(1, flags)] if flags else []))
 
 
 def reject(family: int) -> bytes:

@@ -15,6 +15,7 @@ SUBSYSTEM = 10 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 REQUEST, ACK, DUMP, EXCL, CREATE, APPEND = 0x1, 0x4, 0x300, 0x200, 0x400, 0x800
 IPV4, IPV6 = 2, 10
+INET, BRIDGE = 1, 7
 FAMILIES = {"IPv4": IPV4, "IPv6": IPV6}
 NESTED = 0x8000
 DROP, ACCEPT, GOTO, JUMP, RETURN = 0, 1, -4, -3, -5
@@ -151,6 +152,11 @@ def new_rule(family: int, table: str, chain: str, expressions: Iterable[bytes], 
     """A rule at the end of a chain; `expressions` come from `nft_expressions`."""
     body = text(1, table) + text(2, chain) + nest(4, *(nest(1, each) for each in expressions))
     return message(RULE, family, body + (attr(7, comment(note)) if note else b""), CREATE | APPEND)
+
+
+def delete_rule(family: int, table: str, chain: str, handle: int) -> Message:
+    """A rule by its number."""
+    return message(RULE + 2, family, text(1, table) + text(2, chain) + attr(3, handle.to_bytes(8)))
 
 
 def flush_chain(family: int, table: str, chain: str) -> Message:

@@ -78,6 +78,45 @@ def elements(body: bytes) -> list[Element]:
     return out
 
 
+class Rule(NamedTuple):
+    """A rule of a listing: where it stands, its number, its comment, and what it does (`words`: one for each expression)."""
+
+    table: str
+    chain: str
+    handle: int
+    note: str
+    words: tuple[str, ...]
+
+
+_VERDICTS = {m.DROP: "drop", m.ACCEPT: "accept", m.GOTO: "goto", m.JUMP: "jump", m.RETURN: "return"}
+
+
+def rule(body: bytes) -> Rule:
+    """A rule as the kernel lists it, or as `nft_messages.new_rule` packs it; `body` begins behind the nfgenmsg."""
+    parts = attributes(body)
+    words = tuple(_word(attributes(each)) for _, _, each in walk(parts.get(4, b"")))
+    handle = int.from_bytes(parts.get(3, b""))
+    return Rule(string(parts.get(1, b"")), string(parts.get(2, b"")), handle, note_of(parts.get(7, b"")), words)
+
+
+def _word(expression: dict[int, bytes]) -> str:
+    """An expression in short: what two rules have in common that do the same."""
+    name, parts = string(expression.get(1, b"")), attributes(expression.get(2, b""))
+    match name:
+        case "meta":
+            return f"meta {int.from_bytes(parts.get(2, b''))}"
+        case "payload":
+            return "payload " + " ".join(str(int.from_bytes(parts.get(kind, b""))) for kind in (2, 3, 4))
+        case "cmp":
+            operator = "==" if int.from_bytes(parts.get(2, b"")) == 0 else "!="
+            return f"{operator} {_value(parts.get(3, b'')).hex()}"
+        case "immediate" if 2 in (data := attributes(parts.get(2, b""))):
+            verdict = attributes(data[2])
+            (code,) = struct.unpack(">i", verdict[1])
+            return " ".join(filter(None, (_VERDICTS.get(code, str(code)), string(verdict.get(2, b"")))))
+    return name
+
+
 def _value(data: bytes) -> bytes:
     return attributes(data).get(1, b"")
 
