@@ -12,7 +12,7 @@ from glassnet.ruleset import nft_messages as m
 from glassnet.ruleset import nft_reader as reader
 
 GROUP = 7  # NFNLGRP_NFTABLES
-_GET_TABLE, _GET_CHAIN, _GET_SET, _GET_ELEMENTS = 1, 4, 10, 13
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = 1, 4, 7, 10, 13
 GENERATION = 15
 _NOT_THERE = 2
 
@@ -80,6 +80,19 @@ class NfTables:
         for answer in self._socket.request(m.SUBSYSTEM | _GET_ELEMENTS, body, m.DUMP, family):
             yield from reader.elements(answer)
 
+    def rules(self, family: int, table: str) -> list[NotedRule]:
+        """A table's rules with their comments; none when there is no such table. Raises KernelError."""
+        body, out = m.text(1, table), []
+        try:
+            for answer in self._socket.request(m.SUBSYSTEM | _GET_RULE, body, m.DUMP, family):
+                parts = reader.attributes(answer)
+                handle = int.from_bytes(parts[3], "big")
+                out.append(NotedRule(reader.string(parts[2]), reader.note_of(parts.get(7, b"")), handle))
+        except KernelError as error:
+            if error.number != _NOT_THERE:
+                raise
+        return out
+
     def listen(self) -> NfTablesListener:
         """Hear what others change from now on."""
         return NfTablesListener(self._netns, self._socket.port)
@@ -87,6 +100,14 @@ class NfTables:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+class NotedRule(NamedTuple):
+    """One rule as far as its owner can be told: its chain, its comment, its number in the table."""
+
+    chain: str
+    note: str
+    handle: int
 
 
 class Change(NamedTuple):

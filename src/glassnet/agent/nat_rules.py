@@ -1,0 +1,109 @@
+"""The nat table of one machine and family: what plugins have added and deleted there, shared rules put in once, lost ones put back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from glassnet.agent.kept_rules import Kept, KeptRules
+from glassnet.cni import nat_table
+from glassnet.cni.effects import Restore
+from glassnet.kernel.restore import RestoreProgram
+from glassnet.net.errors import CommandError, GlassnetError
+
+log = logging.getLogger(__name__)
+_TRY = 0.005  # seconds between looks at a lock that a plugin's own process holds
+
+
+class NatRules:
+    """One family's table. Changes come one after the other, so that what is looked at first still holds when it is changed."""
+
+    def __init__(self, program: RestoreProgram, family: int, kept: KeptRules) -> None:
+        self._program, self._family, self._kept = program, family, kept
+        self._lock = asyncio.Lock()
+        self.wrote: Callable[[], None] = lambda: None
+
+    async def restore(self, effect: Restore) -> bool:
+        """Carry an effect out; whether rules are kept now. Raises CommandError with what iptables says."""
+        async with self._lock:
+            self._kept.before(effect)
+            try:
+                await self._program.restore(nat_table.checks(effect.shared) + effect.lines)
+            except CommandError:
+                if effect.shared:
+                    await self._completed(effect)
+                elif effect.otherwise:
+                    await self._program.restore(effect.otherwise)
+                else:
+                    raise
+            self.wrote()
+            return self._kept.after(effect)
+
+    async def _completed(self, effect: Restore) -> None:
+        """The shared rules are not all there: look, and add what is missing."""
+        async with alone(self._kept):
+            table = nat_table.parse(await self._program.listing())
+            await self._program.restore(nat_table.missing_shared(effect.shared, table) + effect.lines)
+
+    async def listing(self, chain: str) -> str:
+        """The table's rules, or those of a chain: "" when there is no such. Raises CommandError."""
+        try:
+            return await self._program.listing(chain)
+        except CommandError as error:
+            if chain and error.status == 1:
+                return ""
+            raise
+
+    async def repair(self) -> int:
+        """Put back what is kept and lost; of how many containers. What iptables refuses is told in the log."""
+        async with self._lock, alone(self._kept):
+            kept = {name: one for name, one in self._kept.all().items() if one.family == self._family}
+            if not kept:
+                return 0
+            table = nat_table.parse(await self._program.listing())
+            lines, count = lost(kept, table)
+            if not lines:
+                return 0
+            try:
+                await self._program.restore(lines)
+            except CommandError:
+                count = await self._one_by_one(kept)
+            self.wrote()
+            return count
+
+    async def _one_by_one(self, kept: Mapping[str, Kept]) -> int:
+        """One container's rules may lead to a chain that somebody else has yet to make: the others' come back without it."""
+        count = 0
+        for name, one in kept.items():
+            lines, lacking = lost({name: one}, nat_table.parse(await self._program.listing()))
+            try:
+                if lines:
+                    await self._program.restore(lines)
+                    count += lacking
+            except CommandError as error:
+                log.warning("rules %s cannot be put back: %s", name, error)
+        return count
+
+
+@contextlib.asynccontextmanager
+async def alone(kept: KeptRules) -> AsyncIterator[None]:
+    """Plugins in processes of their own wait meanwhile. Raises GlassnetError when one of them has no end."""
+    deadline = asyncio.get_running_loop().time() + 30
+    while True:
+        with kept.lock(wait=False) as mine:
+            if mine:
+                yield
+                return
+        if asyncio.get_running_loop().time() > deadline:
+            raise GlassnetError("a plugin's process holds /run/glassnet/cni/rules.lock for 30 s already")
+        await asyncio.sleep(_TRY)
+
+
+def lost(kept: Mapping[str, Kept], table: nat_table.Table) -> tuple[str, int]:
+    """The lines that put back what is lost, and of how many; shared lines come once."""
+    shared = "".join(dict.fromkeys(line + "\n" for one in kept.values() for line in one.shared.splitlines()))
+    first = nat_table.missing_shared(shared, table)
+    own = [text for one in kept.values() if (text := nat_table.missing_own(one.lines, table))]
+    return first + "".join(own), max(len(own), 1 if first else 0)

@@ -1,0 +1,241 @@
+"""portmap's rules by nftables: tables `ip cni_hostport` and `ip6 cni_hostport` of the reference plugin.
+
+    prerouting, output  to the node's own addresses -> hostports_all -> hostip_hostports, hostports: DNAT, the comment is the container's ID
+    masquerading        from the container, or 127.0.0.1, to the container: masquerade
+
+Only packets to the node itself are looked at (`fib daddr type local`): without that, all that is routed through the node to such a port was taken
+(GHSA-jv3w-x3r3-g6rm). Conditions stand in each rule, not in the base chains as there: so they are those of the container's own network.
+A chain `container/NETWORK/ID` without rules says which network a container's rules are for. Source: containernetworking/plugins,
+plugins/meta/portmap/portmap_nftables.go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from glassnet.cni.effects import Nft, NftMark, Steps, ask
+from glassnet.cni.errors import OTHER, CniError
+from glassnet.cni.portmap_model import Conf, Holder, Target, conflict, refuse
+from glassnet.cni.request import Call
+from glassnet.net.errors import GlassnetError
+
+TABLE, NOTE = "cni_hostport", "CNI portmap plugin"
+_FAMILIES = {4: "ip", 6: "ip6"}
+_RULES = ("hostports", "hostip_hostports", "masquerading")  # the chains that containers have rules in
+_OWNER = "container/"
+_COMMENT_MAX, _CHAIN_MAX = 127, 200
+_BATCH = 200  # lines of a script that deletes: it is an argument of nft, which has 128 KiB at most
+
+Json = dict[str, Any]
+
+
+def key(call: Call, family: int) -> str:
+    """What the rules are kept under."""
+    return f"portmap-nft{family}-{call.name}-{call.container_id}"
+
+
+# -- ADD
+
+
+def add(call: Call, conf: Conf, target: Target) -> Steps[None]:
+    """Put the rules of one address in place. Raises CniError when somebody else has a port."""
+    there = yield from _listed(target.family)
+    if not conf.conditions[target.family]:
+        for holder in _holders(there, note(call.container_id)):
+            for one in conf.mappings:
+                if one.fits(target.family) and conflict(one, holder):
+                    raise refuse(one, holder)
+    before = "".join(_deletions(target.family, there, note(call.container_id)))
+    try:
+        yield from ask(Nft(before + script(call, conf, target), keep=key(call, target.family), marks=marks(call, conf, target)))  # fmt: skip
+    except GlassnetError as error:
+        raise CniError(OTHER, f"unable to set up nftables rules for port mappings: {error}") from None
+
+
+def script(call: Call, conf: Conf, target: Target) -> str:
+    """What makes all there has to be; only the container's own rules must not be there before."""
+    family = _FAMILIES[target.family]
+    place = f"{family} {TABLE}"
+    lines = [f'add table {place} {{ comment "{NOTE}"; }}']
+    lines += [f"add chain {place} {name}" for name in ("hostports", "hostip_hostports", "hostports_all")]
+    lines.append(f"flush chain {place} hostports_all")
+    lines += [f"add rule {place} hostports_all jump {name}" for name in ("hostip_hostports", "hostports")]
+    for name in ("prerouting", "output"):
+        lines.append(f"add chain {place} {name} {{ type nat hook {name} priority -100; }}")
+        lines.append(f"flush chain {place} {name}")
+        lines.append(f"add rule {place} {name} fib daddr type local jump hostports_all")
+    if conf.snat:
+        lines.append(f"add chain {place} masquerading {{ type nat hook postrouting priority 100; }}")
+    lines.append(f"add chain {place} {owner(call.name, call.container_id)}")
+    for chain, rule in _own_rules(conf, target):
+        lines.append(f'add rule {place} {chain} {rule} comment "{note(call.container_id)}"')
+    return "\n".join(lines) + "\n"
+
+
+def _own_rules(conf: Conf, target: Target) -> Iterator[tuple[str, str]]:
+    """(chain, rule)."""
+    family, conditions = _FAMILIES[target.family], "".join(f"{word} " for word in conf.conditions[target.family])
+    for one in conf.mappings:
+        if one.fits(target.family):
+            place = f"{family} daddr {one.only} " if one.only else ""
+            match = f"{conditions}{place}{one.protocol} dport {one.host_port}"
+            yield "hostports", f"{match} dnat to {target.place(one.container_port)}"
+    if conf.snat:
+        for source in _sources(conf, target):
+            yield "masquerading", f"{family} saddr {source} {family} daddr {target.ip} masquerade"
+
+
+def _sources(conf: Conf, target: Target) -> list[str]:
+    if conf.masq_all:
+        return ["0.0.0.0/0" if target.family == 4 else "::/0"]
+    return [target.ip, "127.0.0.1"] if target.family == 4 else [target.ip]
+
+
+def marks(call: Call, conf: Conf, target: Target) -> tuple[NftMark, ...]:
+    """What tells that the rules are there."""
+    family, mine = _FAMILIES[target.family], note(call.container_id)
+    chains = [chain for chain, _ in _own_rules(conf, target)]
+    base = (("hostports_all", 2), ("prerouting", 1), ("output", 1))
+    return (
+        *(NftMark(family, TABLE, chain, mine, chains.count(chain)) for chain in dict.fromkeys(chains)),
+        *(NftMark(family, TABLE, chain, "", count) for chain, count in base),
+    )
+
+
+def note(container_id: str) -> str:
+    """The comment of a container's rules."""
+    return container_id[:_COMMENT_MAX]
+
+
+def owner(network: str, container_id: str) -> str:
+    """The chain that says which network a container's rules are for."""
+    return f"{_OWNER}{network}/{container_id}"[:_CHAIN_MAX]
+
+
+# -- what is there
+
+
+def _listed(family: int) -> Steps[list[Json]]:
+    """The table's chains and rules; none when there is no table."""
+    try:
+        text = yield from ask(Nft(f"list table {_FAMILIES[family]} {TABLE}"))
+    except GlassnetError as error:
+        if "No such file or directory" in str(error):
+            return []
+        raise
+    return list(json.loads(text)["nftables"]) if text.strip() else []
+
+
+def _rules(there: Iterable[Json]) -> Iterator[Json]:
+    return (one["rule"] for one in there if "rule" in one)
+
+
+def _chains(there: Iterable[Json]) -> list[str]:
+    return [one["chain"]["name"] for one in there if "chain" in one]
+
+
+def _networks(there: list[Json], mine: str) -> list[str]:
+    """The networks that a container has mappings in, by its rules' comment."""
+    owners = (name.split("/", 2) for name in _chains(there) if name.startswith(_OWNER))
+    return [words[1] for words in owners if len(words) == 3 and note(words[2]) == mine]
+
+
+def _deletions(family: int, there: list[Json], mine: str, ip: str = "") -> Iterator[str]:
+    """Lines that delete the rules with a comment; with `ip` only those that lead to that address."""
+    for rule in _rules(there):
+        if rule.get("comment") == mine and rule["chain"] in _RULES and (not ip or f'"{ip}"' in json.dumps(rule)):
+            yield f"delete rule {_FAMILIES[family]} {TABLE} {rule['chain']} handle {rule['handle']}\n"
+
+
+def _holders(there: list[Json], mine: str) -> Iterator[Holder]:
+    """Who has which port; those with conditions are passed over."""
+    for rule in _rules(there):
+        whose = rule.get("comment", "")
+        if rule["chain"] not in _RULES[:2] or whose in ("", mine):
+            continue
+        port, protocol, ip, others = 0, "", "", False
+        for expression in rule["expr"]:
+            match = expression.get("match")
+            if match is None:
+                continue
+            left, right = match["left"].get("payload", {}), match["right"]
+            if left.get("field") == "dport" and match["op"] == "==" and isinstance(right, int):
+                port, protocol = right, left["protocol"]
+            elif left.get("field") == "daddr" and match["op"] == "==" and isinstance(right, str):
+                ip = right
+            else:
+                others = True
+        if port and not others:
+            yield Holder(next(iter(_networks(there, whose)), ""), whose, port, protocol, ip)
+
+
+# -- DEL and GC
+
+
+def delete(call: Call, family: int) -> Steps[None]:
+    """Take the rules of a family away, whoever made them."""
+    for tries in (3, 2, 1):
+        there = yield from _listed(family)
+        lines = _removal(call, family, there, call.container_id)
+        try:
+            yield from ask(Nft(lines, keep=key(call, family)))
+            return
+        except GlassnetError as error:
+            if tries == 1:
+                raise CniError(OTHER, f"error deleting nftables rules: {error}") from None
+
+
+def _removal(call: Call, family: int, there: list[Json], container_id: str) -> str:
+    """What deletes a container's rules of this network; where another network has its mappings too, those that lead to the address here."""
+    mine, chain = note(container_id), owner(call.name, container_id)
+    ips = [one.ip for one in call.previous.ips if one.family == family] if call.previous else []
+    shared = any(network != call.name for network in _networks(there, mine))
+    lines = list(_deletions(family, there, mine)) if not shared else []
+    if shared:
+        lines = [line for ip in ips for line in _deletions(family, there, mine, ip)]
+    if chain in _chains(there):
+        lines.append(f"delete chain {_FAMILIES[family]} {TABLE} {chain}\n")
+    return "".join(lines)
+
+
+def collect(call: Call, family: int, containers: set[str]) -> Steps[list[str]]:
+    """Take away the rules of containers of the network that are not in the list; what could not be done, as text."""
+    try:
+        there = yield from _listed(family)
+        lines: list[str] = []
+        for name in _chains(there):
+            words = name.split("/", 2)
+            if words[0] + "/" != _OWNER or len(words) != 3 or words[1] != call.name:
+                continue
+            if all(owner(call.name, one) != name for one in containers):
+                yield from ask(Nft("", keep=key(call._replace(container_id=words[2]), family)))
+                lines += _removal(call, family, there, words[2]).splitlines(keepends=True)
+        for start in range(0, len(lines), _BATCH):
+            yield from ask(Nft("".join(lines[start : start + _BATCH])))
+    except GlassnetError as error:
+        return [str(error)]
+    return []
+
+
+# -- CHECK and STATUS
+
+
+def missing(call: Call, conf: Conf, target: Target) -> Steps[str]:
+    """What is missing, in words; "" for nothing."""
+    there = list(_rules((yield from _listed(target.family))))
+    for mark in marks(call, conf, target):
+        found = [rule for rule in there if rule["chain"] == mark.chain]
+        if sum(not mark.note or rule.get("comment") == mark.note for rule in found) < mark.rules:
+            return f'missing hostport rules in "{mark.chain}" chain'
+    return ""
+
+
+def problem() -> Steps[str]:
+    """Why nft does not work; "" when it does."""
+    try:
+        yield from ask(Nft("list tables"))
+    except GlassnetError as error:
+        return str(error)
+    return ""
