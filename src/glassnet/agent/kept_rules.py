@@ -28,6 +28,7 @@ class Kept(msgspec.Struct, frozen=True):
     lines: str = ""
     script: str = ""
     marks: tuple[NftMark, ...] = ()
+    written: float = 0.0  # seconds since 1970
 
     def chains(self) -> set[str]:
         """The chains that it fills or leads to."""
@@ -69,8 +70,7 @@ class KeptRules:
         if _adds(effect):
             return
         if effect.keep:
-            with contextlib.suppress(OSError):
-                (self._place / file_name(effect.keep)).unlink()
+            self.remove(file_name(effect.keep))
         elif isinstance(effect, Restore) and (gone := nat_table.deleted_chains(effect.lines)):
             self._forget(effect.family, gone)
 
@@ -79,15 +79,21 @@ class KeptRules:
         gone = set(chains)
         for name, kept in self.all().items():
             if kept.family == family and gone & set(nat_table.own_chains(kept.lines)):
-                with contextlib.suppress(OSError):
-                    (self._place / name).unlink()
+                self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove one file; an absent one is fine."""
+        with contextlib.suppress(OSError):
+            (self._place / name).unlink()
 
     def all(self) -> dict[str, Kept]:
         """What is kept, by file; other namespaces' and half files of a crash are passed over."""
         found = {}
         for name in self._names():
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                kept = msgspec.json.decode((self._place / name).read_bytes(), type=Kept)
+                path = self._place / name
+                kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+                kept = msgspec.structs.replace(kept, written=path.stat().st_mtime)
                 if kept.netns == self._netns:
                     found[name] = kept
         return found

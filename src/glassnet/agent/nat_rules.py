@@ -14,6 +14,7 @@ from glassnet.kernel.restore import RestoreProgram
 from glassnet.net.errors import CommandError, GlassnetError
 
 log = logging.getLogger(__name__)
+_MARGIN = 1.0  # seconds that a notice may come late
 _TRY = 0.005  # seconds between looks at a lock that a plugin's own process holds
 
 
@@ -24,6 +25,7 @@ class NatRules:
         self._program, self._family, self._kept = program, family, kept
         self._lock = asyncio.Lock()
         self.wrote: Callable[[], None] = lambda: None
+        self.owed: set[str] = set()  # what iptables refused to put back
 
     async def restore(self, effect: Restore) -> bool:
         """Carry an effect out; whether rules are kept now. Raises CommandError with what iptables says."""
@@ -56,18 +58,23 @@ class NatRules:
                 return ""
             raise
 
-    async def repair(self) -> int:
-        """Put back what is kept and lost; of how many containers. What iptables refuses is told in the log."""
+    async def repair(self, since: float) -> int:
+        """Put back what is kept and was lost at `since`; of how many containers. What iptables refuses is told in the log, and is `owed`."""
         async with self._lock, alone(self._kept):
             kept = {name: one for name, one in self._kept.all().items() if one.family == self._family}
             if not kept:
                 return 0
             table = nat_table.parse(await self._program.listing())
+            self.owed &= set(kept)
+            for name in taken_away({name: one for name, one in kept.items() if name not in self.owed}, table, since):
+                self._kept.remove(name)
+                del kept[name]
             lines, count = lost(kept, table)
             if not lines:
                 return 0
             try:
                 await self._program.restore(lines)
+                self.owed.clear()
             except CommandError:
                 count = await self._one_by_one(kept)
             self.wrote()
@@ -82,8 +89,11 @@ class NatRules:
                 if lines:
                     await self._program.restore(lines)
                     count += lacking
+                self.owed.discard(name)
             except CommandError as error:
-                log.warning("rules %s cannot be put back: %s", name, error)
+                if name not in self.owed:
+                    log.warning("rules %s cannot be put back yet: %s", name, error)
+                self.owed.add(name)
         return count
 
 
@@ -107,3 +117,19 @@ def lost(kept: Mapping[str, Kept], table: nat_table.Table) -> tuple[str, int]:
     first = nat_table.missing_shared(shared, table)
     own = [text for one in kept.values() if (text := nat_table.missing_own(one.lines, table))]
     return first + "".join(own), max(len(own), 1 if first else 0)
+
+
+def taken_away(kept: Mapping[str, Kept], table: nat_table.Table, since: float) -> list[str]:
+    """Those that somebody took away on purpose: their chains are deleted, and not together with all others, as by a flush at `since`
+    (seconds since 1970; 0: at a time not known).
+
+    Others are there that are older than the loss; or what mappings share is there, and no newer one can have brought it back.
+    """
+    gone = [name for name, one in kept.items() if not any(chain in table for chain in nat_table.own_chains(one.lines))]
+    ages = [one.written < since - _MARGIN for name, one in kept.items() if name not in gone]
+    old, fresh = any(ages), not all(ages)
+    return [name for name in gone if old or (not fresh and _shared_there(kept[name], table))]
+
+
+def _shared_there(kept: Kept, table: nat_table.Table) -> bool:
+    return bool(kept.shared) and not nat_table.missing_shared(kept.shared, table)

@@ -2,7 +2,8 @@
 
 nf_tables gives notice of what is deleted; legacy tables are looked at twice a second, which takes one system call. A notice is worth a look only
 when it is about a chain that holds kept rules, or leads to one: what plugins delete themselves is forgotten before, so nobody is woken by it.
-A look compares, and writes only what is missing; so its own writing ends in a look that finds nothing.
+A look compares, and writes only what is missing; so its own writing ends in a look that finds nothing. A container's chain that is deleted by name,
+while others are there, has been taken away by somebody who means it (the reference plugin's DEL): that one is forgotten.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -25,7 +27,7 @@ from glassnet.net.errors import GlassnetError, KernelError
 from glassnet.ruleset import nft_messages as m
 
 log = logging.getLogger(__name__)
-DELAY = 0.05  # seconds from a notice to a look: a reload deletes many things
+DELAY, LONGEST = 0.2, 0.6  # seconds from the last notice to a look, and from the first
 SLOWEST = 30.0  # seconds between looks when each finds something lost: somebody means it
 _LOOK_PERIOD = 0.5  # seconds between looks at legacy tables
 _NOBODY = 0xFFFFFFFF  # no socket has this number: notices of all are heard
@@ -46,8 +48,8 @@ class RuleKeeper:
         self._polling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._delay = DELAY
         self._again = False
+        self._since = self._last = self._not_before = self._pause = 0.0
         self.nft_lock = asyncio.Lock()  # held by whoever runs a script that is kept, or forgotten
 
     def start(self) -> None:
@@ -55,6 +57,7 @@ class RuleKeeper:
         if self._listener is None and self._learn(self._kept.all().values()):
             self._watch()
             self._suspect()
+            self._since = 0.0
 
     def added(self, chains: Iterable[str]) -> None:
         """Rules that fill these chains, or the tables of that name, are kept from now on."""
@@ -111,40 +114,49 @@ class RuleKeeper:
             if (now := self._read_sizes()) != self._left:
                 self._left = now
                 self._suspect()
+                self._since -= _LOOK_PERIOD
 
     # -- looks
 
     def _suspect(self) -> None:
-        self._again = True
-        if self._timer is None and self._looking is None:
-            self._timer = asyncio.get_running_loop().call_later(self._delay, self._begin)
+        """Something is lost, maybe: look when there has been no notice for a while. A reload takes its time, another plugin's DEL too."""
+        loop = asyncio.get_running_loop()
+        if not self._again:
+            self._again, self._since, self._last = True, time.time(), loop.time() + LONGEST
+        if self._looking is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(max(min(loop.time() + DELAY, self._last), self._not_before), self._begin)
 
     def _begin(self) -> None:
         self._timer, self._again = None, False
-        self._looking = asyncio.create_task(self._look())
+        self._looking = asyncio.create_task(self._look(self._since))
 
-    async def _look(self) -> None:
+    async def _look(self, since: float) -> None:
         loop = asyncio.get_running_loop()
         begun, count = loop.time(), 0
         try:
-            count = await self.repair()
+            count = await self.repair(since)
         except (GlassnetError, OSError) as error:
             log.warning("%s: rules cannot be looked at: %s", self._host.name, error)
             count, self._again = 1, True
+        if any(nat.owed for nat in self._nat.values()):
+            count, self._again = 1, True  # nobody may tell when it can be done
         # a look may take a tenth of the time at most; who deletes again and again is answered ever more slowly
-        self._delay = min(SLOWEST, self._delay * 2) if count else DELAY
+        self._pause = min(SLOWEST, max(DELAY, self._pause * 2)) if count else 0.0
+        self._not_before = loop.time() + max(self._pause, 10 * (loop.time() - begun))
         self._looking = None
         if self._again:
-            self._timer = loop.call_later(max(self._delay, 10 * (loop.time() - begun)), self._begin)
+            self._timer = loop.call_at(self._not_before, self._begin)
 
-    async def repair(self) -> int:
+    async def repair(self, since: float) -> int:
         """Put back what is lost now; of how many containers. Raises GlassnetError."""
         kept = self._kept.all()
         self._learn(kept.values())
         count = 0
         for family, nat in self._nat.items():
             if any(one.family == family for one in kept.values()):
-                count += await nat.repair()
+                count += await nat.repair(since)
         if any(one.script for one in kept.values()):
             async with self.nft_lock, alone(self._kept):
                 count += await self._run_scripts([one for one in self._kept.all().values() if one.script])
@@ -155,10 +167,13 @@ class RuleKeeper:
     async def _run_scripts(self, kept: list[Kept]) -> int:
         tables, count = NfTables(self._host.netns), 0
         try:
+            places = {(mark.family, mark.table) for one in kept for mark in one.marks}
+            there = {place: tables.rules(_FAMILIES[place[0]], place[1]) for place in places}
+            noted = Counter(note for one in kept for note in {(mark.family, mark.note) for mark in one.marks})
             for one in kept:
-                places = {(mark.family, mark.table) for mark in one.marks}
-                there = {place: tables.rules(_FAMILIES[place[0]], place[1]) for place in places}
-                if script := lost_script(one, there):
+                if script := lost_script(
+                    one, there, all(noted[mark.family, mark.note] == 1 for mark in _noted(one.marks))
+                ):
                     await self._host.run(["nft", script])
                     count += 1
         except KernelError as error:
@@ -185,9 +200,9 @@ class RuleKeeper:
 
 
 def concerns(kind: int, body: bytes, names: set[bytes]) -> bool:
-    """Whether a notice of nf_tables tells of a loss to kept rules; `names` are chains of the nat table, and tables.
+    """Whether a notice of nf_tables tells of a loss to `names`: chains of the nat table, and tables.
 
-    A deleted rule that leads to a CNI chain is a loss if that one holds kept rules, and none otherwise, wherever it was.
+    A rule that leads to a container's chain, or is in one, is that container's; others are shared.
     """
     kind &= 0xFF
     if kind not in _GONE:
@@ -197,17 +212,20 @@ def concerns(kind: int, body: bytes, names: set[bytes]) -> bool:
     if kind == m.TABLE + 2:
         return b"nat\0" in body
     found = _NAME.findall(body)
-    return bool(found) and any(name in names for name in found[1:] or found)
+    return not names.isdisjoint([name for name in found if not name.startswith(b"CNI-HOSTPORT")] or found)
 
 
-def lost_script(kept: Kept, there: Mapping[tuple[str, str], list[NotedRule]]) -> str:
-    """The script that puts back what a kept one has lost, with the rest of it deleted before; "" for nothing lost."""
+def lost_script(kept: Kept, there: Mapping[tuple[str, str], list[NotedRule]], alone: bool = True) -> str:
+    """The script that puts back what a kept one has lost, with the rest of it deleted before; "" for nothing lost.
+
+    A container in two networks has the same comment in both: not `alone`, then a rule twice is better than none.
+    """
     lacking, rest = False, ""
     for mark in kept.marks:
         rules = there[mark.family, mark.table]
         sizes = Counter(rule.chain for rule in rules if not mark.note or rule.note == mark.note)
         lacking = lacking or sizes[mark.chain] < mark.rules
-    for mark in _noted(kept.marks):
+    for mark in _noted(kept.marks) if alone else ():
         rest += "".join(
             f"delete rule {mark.family} {mark.table} {rule.chain} handle {rule.handle}\n"
             for rule in there[mark.family, mark.table]

@@ -5,7 +5,7 @@
 
 Only packets to the node itself are looked at (`fib daddr type local`): without that, all that is routed through the node to such a port was taken
 (GHSA-jv3w-x3r3-g6rm). Conditions stand in each rule, not in the base chains as there: so they are those of the container's own network.
-A chain `container/NETWORK/ID` without rules says which network a container's rules are for. Source: containernetworking/plugins,
+A chain `container/NETWORK/ID/ADDRESS` without rules says which network a container's rules are for. Source: containernetworking/plugins,
 plugins/meta/portmap/portmap_nftables.go.
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, NamedTuple
 
 from glassnet.cni.effects import Nft, NftMark, Steps, ask
 from glassnet.cni.errors import OTHER, CniError
@@ -25,7 +26,7 @@ TABLE, NOTE = "cni_hostport", "CNI portmap plugin"
 _FAMILIES = {4: "ip", 6: "ip6"}
 _RULES = ("hostports", "hostip_hostports", "masquerading")  # the chains that containers have rules in
 _OWNER = "container/"
-_COMMENT_MAX, _CHAIN_MAX = 127, 200
+_COMMENT_MAX = 127
 _BATCH = 200  # lines of a script that deletes: it is an argument of nft, which has 128 KiB at most
 
 Json = dict[str, Any]
@@ -47,7 +48,7 @@ def add(call: Call, conf: Conf, target: Target) -> Steps[None]:
             for one in conf.mappings:
                 if one.fits(target.family) and conflict(one, holder):
                     raise refuse(one, holder)
-    before = "".join(_deletions(target.family, there, note(call.container_id)))
+    before = _removal(target.family, there, call.name, call.container_id)
     try:
         yield from ask(Nft(before + script(call, conf, target), keep=key(call, target.family), marks=marks(call, conf, target)))  # fmt: skip
     except GlassnetError as error:
@@ -68,7 +69,7 @@ def script(call: Call, conf: Conf, target: Target) -> str:
         lines.append(f"add rule {place} {name} fib daddr type local jump hostports_all")
     if conf.snat:
         lines.append(f"add chain {place} masquerading {{ type nat hook postrouting priority 100; }}")
-    lines.append(f"add chain {place} {owner(call.name, call.container_id)}")
+    lines.append(f"add chain {place} {Owner(call.name, call.container_id, target.ip).chain}")
     for chain, rule in _own_rules(conf, target):
         lines.append(f'add rule {place} {chain} {rule} comment "{note(call.container_id)}"')
     return "\n".join(lines) + "\n"
@@ -109,9 +110,27 @@ def note(container_id: str) -> str:
     return container_id[:_COMMENT_MAX]
 
 
-def owner(network: str, container_id: str) -> str:
-    """The chain that says which network a container's rules are for."""
-    return f"{_OWNER}{network}/{container_id}"[:_CHAIN_MAX]
+class Owner(NamedTuple):
+    """Whose rules with a comment and to an address are; told by the name of a chain without rules."""
+
+    network: str
+    container_id: str
+    ip: str
+
+    @property
+    def chain(self) -> str:
+        return f"{_OWNER}{self.network}/{self.container_id}/{ip_address(self.ip).packed.hex()}"
+
+
+def read_owner(chain: str) -> Owner | None:
+    """The owner that a chain tells of; None when it is another chain."""
+    words = chain.split("/")
+    if len(words) != 4 or words[0] + "/" != _OWNER:
+        return None
+    try:
+        return Owner(words[1], words[2], str(ip_address(bytes.fromhex(words[3]))))
+    except ValueError:
+        return None
 
 
 # -- what is there
@@ -136,10 +155,13 @@ def _chains(there: Iterable[Json]) -> list[str]:
     return [one["chain"]["name"] for one in there if "chain" in one]
 
 
-def _networks(there: list[Json], mine: str) -> list[str]:
-    """The networks that a container has mappings in, by its rules' comment."""
-    owners = (name.split("/", 2) for name in _chains(there) if name.startswith(_OWNER))
-    return [words[1] for words in owners if len(words) == 3 and note(words[2]) == mine]
+def _owners(there: Iterable[Json]) -> list[Owner]:
+    return [owner for name in _chains(there) if (owner := read_owner(name)) is not None]
+
+
+def _network_of(owners: Iterable[Owner], mine: str) -> str:
+    """The network of rules with a comment; "" when nobody tells, as for those of the reference plugin."""
+    return next((one.network for one in owners if note(one.container_id) == mine), "")
 
 
 def _deletions(family: int, there: list[Json], mine: str, ip: str = "") -> Iterator[str]:
@@ -168,7 +190,7 @@ def _holders(there: list[Json], mine: str) -> Iterator[Holder]:
             else:
                 others = True
         if port and not others:
-            yield Holder(next(iter(_networks(there, whose)), ""), whose, port, protocol, ip)
+            yield Holder(_network_of(_owners(there), whose), whose, port, protocol, ip)
 
 
 # -- DEL and GC
@@ -178,7 +200,7 @@ def delete(call: Call, family: int) -> Steps[None]:
     """Take the rules of a family away, whoever made them."""
     for tries in (3, 2, 1):
         there = yield from _listed(family)
-        lines = _removal(call, family, there, call.container_id)
+        lines = _removal(family, there, call.name, call.container_id)
         try:
             yield from ask(Nft(lines, keep=key(call, family)))
             return
@@ -187,16 +209,13 @@ def delete(call: Call, family: int) -> Steps[None]:
                 raise CniError(OTHER, f"error deleting nftables rules: {error}") from None
 
 
-def _removal(call: Call, family: int, there: list[Json], container_id: str) -> str:
-    """What deletes a container's rules of this network; where another network has its mappings too, those that lead to the address here."""
-    mine, chain = note(container_id), owner(call.name, container_id)
-    ips = [one.ip for one in call.previous.ips if one.family == family] if call.previous else []
-    shared = any(network != call.name for network in _networks(there, mine))
-    lines = list(_deletions(family, there, mine)) if not shared else []
-    if shared:
-        lines = [line for ip in ips for line in _deletions(family, there, mine, ip)]
-    if chain in _chains(there):
-        lines.append(f"delete chain {_FAMILIES[family]} {TABLE} {chain}\n")
+def _removal(family: int, there: list[Json], network: str, container_id: str) -> str:
+    """What deletes a container's rules of a network; when another network has some with its comment too, those that lead to its address here."""
+    owners = [one for one in _owners(there) if one.container_id == container_id]
+    mine = [one for one in owners if one.network == network]
+    ips = {one.ip for one in mine} if len(mine) < len(owners) else {""}
+    lines = [line for ip in ips for line in _deletions(family, there, note(container_id), ip)]
+    lines += [f"delete chain {_FAMILIES[family]} {TABLE} {one.chain}\n" for one in mine]
     return "".join(lines)
 
 
@@ -205,13 +224,10 @@ def collect(call: Call, family: int, containers: set[str]) -> Steps[list[str]]:
     try:
         there = yield from _listed(family)
         lines: list[str] = []
-        for name in _chains(there):
-            words = name.split("/", 2)
-            if words[0] + "/" != _OWNER or len(words) != 3 or words[1] != call.name:
-                continue
-            if all(owner(call.name, one) != name for one in containers):
-                yield from ask(Nft("", keep=key(call._replace(container_id=words[2]), family)))
-                lines += _removal(call, family, there, words[2]).splitlines(keepends=True)
+        for one in dict.fromkeys(owner._replace(ip="") for owner in _owners(there)):
+            if one.network == call.name and one.container_id not in containers:
+                yield from ask(Nft("", keep=key(call._replace(container_id=one.container_id), family)))
+                lines += _removal(family, there, call.name, one.container_id).splitlines(keepends=True)
         for start in range(0, len(lines), _BATCH):
             yield from ask(Nft("".join(lines[start : start + _BATCH])))
     except GlassnetError as error:
