@@ -142,6 +142,9 @@ class AgentEffects(Effects):
                 self._agent.keeper.added({mark.table for mark in effect.marks})
         return said
 
+    async def _forget(self, effect: e.ForgetConnections) -> None:
+        await asyncio.to_thread(self.now, effect)  # to go through the kernel's whole table takes some 10 ms
+
     async def _run_nft(self, script: str) -> str:
         """As an argument: nft -j would read a script on standard input as JSON, and do nothing."""
         return (await self._agent.host.run(["nft", "-j", script])).decode() if script else ""
@@ -160,5 +163,6 @@ _WAITING: dict[type, Callable[[AgentEffects, Any], Awaitable[Any]]] = {
     e.Restore: AgentEffects._restore,
     e.SavedRules: AgentEffects._saved_rules,
     e.Nft: AgentEffects._nft,
+    e.ForgetConnections: AgentEffects._forget,
     e.Delegate: AgentEffects._delegate,
 }

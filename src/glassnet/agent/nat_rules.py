@@ -25,6 +25,10 @@ class NatRules:
         self._program, self._family, self._kept = program, family, kept
         self._lock = asyncio.Lock()
         self.wrote: Callable[[], None] = lambda: None
+        self.settled: set[str] = set()  # shared lines that are there, as far as is known
+        self.untouched: Callable[[str], bool] = lambda shared: (
+            False
+        )  # whether nobody has deleted any of shared lines since
         self.owed: set[str] = set()  # what iptables refused to put back
 
     async def restore(self, effect: Restore) -> bool:
@@ -32,7 +36,7 @@ class NatRules:
         async with self._lock:
             self._kept.before(effect)
             try:
-                await self._program.restore(nat_table.checks(effect.shared) + effect.lines)
+                await self._program.restore(self._checks(effect.shared) + effect.lines)
             except CommandError:
                 if effect.shared:
                     await self._completed(effect)
@@ -41,7 +45,13 @@ class NatRules:
                 else:
                     raise
             self.wrote()
+            if effect.shared:
+                self.settled.add(effect.shared)
             return self._kept.after(effect)
+
+    def _checks(self, shared: str) -> str:
+        """For what was seen to be there, and has not been touched since, none: to find a rule takes iptables longer than to add some."""
+        return "" if shared in self.settled and self.untouched(shared) else nat_table.checks(shared)
 
     async def _completed(self, effect: Restore) -> None:
         """The shared rules are not all there: look, and add what is missing."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from glassnet.agent.kept_rules import Kept, KeptRules
 from glassnet.agent.nat_rules import NatRules, alone
 from glassnet.cni.effects import NftMark
+from glassnet.cni.nat_table import own_chains
 from glassnet.kernel.api import Host
 from glassnet.kernel.iptables import LegacyInfo, legacy_tables
 from glassnet.kernel.nfnetlink import Listener
@@ -48,7 +49,7 @@ class RuleKeeper:
         self._polling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._again = False
+        self._again = self._decided = False
         self._since = self._last = self._not_before = self._pause = 0.0
         self.nft_lock = asyncio.Lock()  # held by whoever runs a script that is kept, or forgotten
 
@@ -81,21 +82,29 @@ class RuleKeeper:
             return
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._heard)
         for nat in self._nat.values():
-            nat.wrote = self._remember
+            nat.wrote, nat.untouched = self._remember, self._untouched
         self._remember()
 
     def _heard(self) -> None:
-        assert self._listener is not None
-        notices = self._listener.read()
+        notices = self._listener.read() if self._listener is not None else []
         if notices is None or any(concerns(kind, body, self._names) for kind, _, body in notices):
             self._suspect()
+
+    def _untouched(self, shared: str) -> bool:
+        """Whether no notice has come of shared lines since the last look. Notices are there before whoever deleted something knows it is done."""
+        if self._polling is not None or not {name.encode() for name in own_chains(shared)} <= self._names:
+            return False
+        self._heard()
+        return not self._again
 
     # -- legacy tables
 
     def _remember(self) -> None:
         """After writing of our own: the sizes of legacy tables, if they are what is in use."""
-        if self._polling is None and any("nat" in legacy_tables(self._host.netns, each) for each in ("IPv4", "IPv6")):
-            self._polling = asyncio.create_task(self._poll())
+        if not self._decided:  # our first rules are there: they are in a legacy table, or will never be
+            self._decided = True
+            if any("nat" in legacy_tables(self._host.netns, each) for each in ("IPv4", "IPv6")):
+                self._polling = asyncio.create_task(self._poll())
         if self._polling is not None:
             self._left = self._read_sizes()
 
@@ -121,6 +130,8 @@ class RuleKeeper:
     def _suspect(self) -> None:
         """Something is lost, maybe: look when there has been no notice for a while. A reload takes its time, another plugin's DEL too."""
         loop = asyncio.get_running_loop()
+        for nat in self._nat.values():
+            nat.settled.clear()
         if not self._again:
             self._again, self._since, self._last = True, time.time(), loop.time() + LONGEST
         if self._looking is None:

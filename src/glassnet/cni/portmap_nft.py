@@ -47,7 +47,7 @@ def add(call: Call, conf: Conf, target: Target) -> Steps[None]:
         for holder in _holders(there, note(call.container_id)):
             for one in conf.mappings:
                 if one.fits(target.family) and conflict(one, holder):
-                    raise refuse(one, holder)
+                    raise refuse(one, holder._replace(network=_network_of(_owners(there), holder.container_id)))
     before = _removal(target.family, there, call.name, call.container_id)
     try:
         yield from ask(Nft(before + script(call, conf, target), keep=key(call, target.family), marks=marks(call, conf, target)))  # fmt: skip
@@ -172,7 +172,7 @@ def _deletions(family: int, there: list[Json], mine: str, ip: str = "") -> Itera
 
 
 def _holders(there: list[Json], mine: str) -> Iterator[Holder]:
-    """Who has which port; those with conditions are passed over."""
+    """Who has which port, the network left out; those with conditions are passed over."""
     for rule in _rules(there):
         whose = rule.get("comment", "")
         if rule["chain"] not in _RULES[:2] or whose in ("", mine):
@@ -190,7 +190,7 @@ def _holders(there: list[Json], mine: str) -> Iterator[Holder]:
             else:
                 others = True
         if port and not others:
-            yield Holder(_network_of(_owners(there), whose), whose, port, protocol, ip)
+            yield Holder("", whose, port, protocol, ip)
 
 
 # -- DEL and GC
