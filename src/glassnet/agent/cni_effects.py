@@ -33,7 +33,7 @@ class NodeState:
     def __init__(self, node: Node, random: Callable[[int], bytes] = os.urandom) -> None:
         self.node, self.random = node, random
         self.leases = LeaseFiles(node.root, node.name)
-        self.kept = KeptRules(node.root, node.netns.inode)
+        self.kept = KeptRules(node)
 
 
 class Effects:

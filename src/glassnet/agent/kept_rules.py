@@ -9,13 +9,13 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import msgspec
 
 from glassnet.cni import nat_table
 from glassnet.cni.effects import Nft, NftMark, Restore
 from glassnet.cni.kept import PLACE, file_name
+from glassnet.kernel.api import Node
 from glassnet.net.errors import GlassnetError
 
 
@@ -37,10 +37,14 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class KeptRules:
-    """The files of one machine, those of one network namespace; `root` is where its / is for this process."""
+    """The files of one machine, those of its network namespace."""
 
-    def __init__(self, root: Path, netns: int) -> None:
-        self._place, self._netns = root / PLACE.lstrip("/"), netns
+    def __init__(self, node: Node) -> None:
+        self._place, self._node = node.root / PLACE.lstrip("/"), node
+
+    @property
+    def _netns(self) -> int:
+        return self._node.netns.inode
 
     def after(self, effect: Restore | Nft) -> bool:
         """Keep what an effect has added. Whether it did add what is to be kept. Raises GlassnetError."""
