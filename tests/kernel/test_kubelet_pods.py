@@ -20,6 +20,7 @@ from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
 from glassnet.kube import kinds
 from glassnet.kube.view import Key, View
+from glassnet.netstack.ops import AddAddress, AddVeth, SetLink
 
 pytestmark = pytest.mark.kernel
 
@@ -230,3 +231,33 @@ async def test_host_paths_are_the_machines_own(cluster: Cluster) -> None:
         await asyncio.sleep(0.02)
     await cluster.node.run("mkdir", "/srv/none")
     await cluster.ready("absent")
+
+
+async def test_a_host_port_leads_to_its_pod(cluster: Cluster) -> None:
+    plugins = [json.loads(conf()), {"type": "portmap", "capabilities": {"portMappings": True}}]
+    place = cluster.node.machine.root / "etc/cni/net.d"
+    (place / "10-bridge.conf").unlink()
+    (place / "10-x.conflist").write_text(json.dumps({"cniVersion": "1.0.0", "name": "bridge", "plugins": plugins}))
+    outside = await cluster.node.machine.sandbox("outside", "outside", {})
+    try:
+        cluster.node.machine.netns.apply(
+            [AddVeth("eth9", "eth0", peer_netns=outside.netns.fd), AddAddress("192.0.2.1/24", "eth9"), SetLink("eth9", up=True)]
+        )  # fmt: skip
+        outside.netns.apply([AddAddress("192.0.2.2/24", "eth0"), SetLink("eth0", up=True)])
+        ports = [
+            {"containerPort": 80, "hostPort": 8080},
+            {"containerPort": 81, "hostPort": 8081, "hostIP": "192.0.2.1"},
+        ]
+        await cluster.pod("web", {"image": "nginx", "ports": ports})
+        await cluster.ready("web")
+        words = ["curl", "-sS", "--max-time", "5", "http://192.0.2.1:8080/"]
+        answer = await cluster.node.run("nsenter", "--net=/run/netns/outside", *words)
+        assert "nginx" in answer.lower() and "nginx" in (await cluster.node.curl("http://127.0.0.1:8080/")).lower()
+        assert "-d 192.0.2.1/32 -p tcp -m tcp --dport 8081 -j DNAT" in await cluster.node.run(
+            "iptables", "-t", "nat", "-S"
+        )
+        await cluster.api.delete(kinds.POD, "default", "web", grace=0)
+        await cluster.gone("web")
+        assert "CNI-DN-" not in await cluster.node.run("iptables", "-t", "nat", "-S")
+    finally:
+        await outside.remove()

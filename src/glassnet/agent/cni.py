@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 
 from glassnet.agent.cni_effects import Effects, NodeState
 from glassnet.agent.link_removal import LinkRemoval
+from glassnet.agent.nat_rules import NatRules
+from glassnet.agent.rule_keeper import RuleKeeper
 from glassnet.cni import effects as e
+from glassnet.cni import nat_table
 from glassnet.cni.errors import read_answer
 from glassnet.cni.runtime import PLUGIN_PATH
 from glassnet.kernel import network_state
 from glassnet.kernel.api import Host, NetNs
 from glassnet.kernel.restore import RestoreProgram
-from glassnet.net.errors import CommandError, GlassnetError
+from glassnet.net.errors import GlassnetError
 
 T = TypeVar("T")
 
@@ -33,6 +36,12 @@ class Node(NodeState):
         self.host = host
         self.links = LinkRemoval(host.netns)
         self.restores = {family: RestoreProgram(host, family) for family in (4, 6)}
+        self.nat = {family: NatRules(program, family, self.kept) for family, program in self.restores.items()}
+        self.keeper = RuleKeeper(host, self.kept, self.nat)
+
+    def forgetting(self, effect: e.Restore) -> None:
+        """What an effect is going to delete is nothing that anybody should wake up for."""
+        self.keeper.forgotten(nat_table.deleted_chains(effect.lines))
 
     async def run(self, steps: e.Steps[T], pod: NetNs | None, environment: Mapping[str, str]) -> T:
         """Carry a plugin out. A caller who is cancelled has it undone first. Raises GlassnetError."""
@@ -41,6 +50,7 @@ class Node(NodeState):
     async def close(self) -> None:
         """End what runs in the background."""
         await self.links.drained()
+        await self.keeper.close()
         for each in self.restores.values():
             await each.close()
         self.forget_nft()
@@ -118,20 +128,30 @@ class AgentEffects(Effects):
         await asyncio.sleep(effect.seconds)
 
     async def _restore(self, effect: e.Restore) -> None:
-        program = self._agent.restores[effect.family]
-        try:
-            await program.restore(effect.lines)
-        except CommandError:
-            if not effect.otherwise:
-                raise
-            await program.restore(effect.otherwise)
+        self._agent.forgetting(effect)
+        if await self._agent.nat[effect.family].restore(effect):
+            chains = nat_table.own_chains(effect.shared + effect.lines)
+            self._agent.keeper.added(chains)
 
     async def _saved_rules(self, effect: e.SavedRules) -> str:
-        name = "iptables-save" if effect.family == 4 else "ip6tables-save"
-        return (await self._agent.host.run([name, "-t", "nat"])).decode()
+        return await self._agent.nat[effect.family].listing(effect.chain)
 
     async def _nft(self, effect: e.Nft) -> str:
-        return (await self._agent.host.run(["nft", "-j", "-f", "-"], effect.script.encode())).decode()
+        if not effect.keep:
+            return await self._run_nft(effect.script)
+        async with self._agent.keeper.nft_lock:
+            self._agent.kept.before(effect)
+            said = await self._run_nft(effect.script)
+            if self._agent.kept.after(effect):
+                self._agent.keeper.added({mark.table for mark in effect.marks})
+        return said
+
+    async def _forget(self, effect: e.ForgetConnections) -> None:
+        await asyncio.to_thread(self.now, effect)  # to go through the kernel's whole table takes some 10 ms
+
+    async def _run_nft(self, script: str) -> str:
+        """As an argument: nft -j would read a script on standard input as JSON, and do nothing."""
+        return (await self._agent.host.run(["nft", "-j", script])).decode() if script else ""
 
     async def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", PLUGIN_PATH))
@@ -148,5 +168,6 @@ _WAITING: dict[type, Callable[[AgentEffects, Any], Awaitable[Any]]] = {
     e.Restore: AgentEffects._restore,
     e.SavedRules: AgentEffects._saved_rules,
     e.Nft: AgentEffects._nft,
+    e.ForgetConnections: AgentEffects._forget,
     e.Delegate: AgentEffects._delegate,
 }

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from glassnet.agent.cni_effects import Effects, NodeState
 from glassnet.cni import effects as e
-from glassnet.cni import plugins
+from glassnet.cni import nat_table, plugins
 from glassnet.cni.errors import body, read_answer
 from glassnet.kernel.links import delete_links
 from glassnet.kernel.netns import KernelNetNs
@@ -53,19 +53,31 @@ class LoneEffects(Effects):
         time.sleep(effect.seconds)
 
     def _restore(self, effect: e.Restore) -> None:
-        words = ["iptables-restore" if effect.family == 4 else "ip6tables-restore", "-w", "5", "--noflush"]
-        try:
-            run(words, f"*nat\n{effect.lines}COMMIT\n")
-        except CommandError:
-            if not effect.otherwise:
-                raise
-            run(words, f"*nat\n{effect.otherwise}COMMIT\n")
+        with self.state.kept.lock():
+            self.state.kept.before(effect)
+            try:
+                _restore(effect.family, nat_table.checks(effect.shared) + effect.lines)
+            except CommandError:
+                if effect.shared:
+                    table = nat_table.parse(_saved(effect.family))
+                    _restore(effect.family, nat_table.missing_shared(effect.shared, table) + effect.lines)
+                elif effect.otherwise:
+                    _restore(effect.family, effect.otherwise)
+                else:
+                    raise
+            self.state.kept.after(effect)
 
     def _saved_rules(self, effect: e.SavedRules) -> str:
-        return run(["iptables-save" if effect.family == 4 else "ip6tables-save", "-t", "nat"])
+        return _saved(effect.family, effect.chain)
 
     def _nft(self, effect: e.Nft) -> str:
-        return run(["nft", "-j", "-f", "-"], effect.script)
+        if not effect.keep:
+            return _nft(effect.script)
+        with self.state.kept.lock():
+            self.state.kept.before(effect)
+            said = _nft(effect.script)
+            self.state.kept.after(effect)
+        return said
 
     def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         done = subprocess.run(
@@ -90,6 +102,27 @@ def run(argv: list[str], stdin: str = "") -> str:
     if done.returncode:
         raise CommandError(argv, done.returncode, done.stderr.decode(errors="replace"))
     return done.stdout.decode(errors="replace")
+
+
+def _restore(family: int, lines: str) -> None:
+    run(["iptables-restore" if family == 4 else "ip6tables-restore", "-w", "5", "--noflush"], f"*nat\n{lines}COMMIT\n")
+
+
+def _saved(family: int, chain: str = "") -> str:
+    """The nat table or a chain of it; "" when there is no such chain. Raises CommandError."""
+    if not chain:
+        return run(["iptables-save" if family == 4 else "ip6tables-save", "-t", "nat"])
+    try:
+        return run(["iptables" if family == 4 else "ip6tables", "-w", "5", "-t", "nat", "-S", chain])
+    except CommandError as error:
+        if error.status == 1:
+            return ""
+        raise
+
+
+def _nft(script: str) -> str:
+    """As an argument: nft -j would read a script on standard input as JSON, and do nothing."""
+    return run(["nft", "-j", script]) if script else ""
 
 
 _SLOW: dict[type, Callable[[LoneEffects, Any], Any]] = {

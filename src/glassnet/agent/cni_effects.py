@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glassnet.agent.kept_rules import KeptRules
 from glassnet.agent.leases import LeaseFiles
 from glassnet.cni import effects as e
 from glassnet.cni.errors import OTHER, CniError
 from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
+from glassnet.kernel.conntrack import Conntrack
 from glassnet.kernel.nftables import NfTables
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
 from glassnet.kernel.traffic_control import read_shaping
@@ -27,11 +29,12 @@ T = TypeVar("T")
 
 
 class NodeState:
-    """What outlives a call: the machine and its leases. `random` gives bytes."""
+    """What outlives a call: the machine, its leases, its rules that are to come back. `random` gives bytes."""
 
     def __init__(self, node: Node, random: Callable[[int], bytes] = os.urandom) -> None:
         self.node, self.random = node, random
         self.leases = LeaseFiles(node.root, node.name)
+        self.kept = KeptRules(node)
         self.programs: set[str] = set()  # those that have been seen
         self._nft: NfTables | None = None
 
@@ -110,6 +113,17 @@ class Effects:
 
     def _read_shaping(self, effect: e.ReadShaping) -> Any:
         return read_shaping(self.node.netns, effect.dev)
+
+    def _route_device(self, effect: e.RouteDevice) -> str:
+        return network_state.route_device(self.netns(effect.where), effect.address)
+
+    def _forget_connections(self, effect: e.ForgetConnections) -> None:
+        tracked = Conntrack(self.node.netns)
+        try:
+            flows = tracked.udp("IPv4" if effect.family == 4 else "IPv6")
+            tracked.delete([flow for flow in flows if flow.destination_port in effect.ports])
+        finally:
+            tracked.close()
 
     def _read_setting(self, effect: e.ReadSetting) -> str | None:
         with self.netns(effect.where).entered():
@@ -210,6 +224,8 @@ _NOW: dict[type, Callable[[Effects, Any], Any]] = {
     e.ListAddresses: Effects._list_addresses,
     e.ListRoutes: Effects._list_routes,
     e.ReadShaping: Effects._read_shaping,
+    e.RouteDevice: Effects._route_device,
+    e.ForgetConnections: Effects._forget_connections,
     e.ReadSetting: Effects._read_setting,
     e.WriteSettings: Effects._write_settings,
     e.Ensure: Effects._ensure,

@@ -40,11 +40,12 @@ class CniServer:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. Raises GlassnetError when another agent does so already, or the disk refuses."""
+        """Listen; put back rules that were lost meanwhile. Raises GlassnetError when another agent does so already, or the disk refuses."""
         try:
             self._socket = _listening(self._path)
         except OSError as error:
             raise GlassnetError(f"{self._node.node.name}: {SOCKET}: {error.strerror}") from None
+        self._node.keeper.start()
         self._accepting = asyncio.create_task(self._accept(self._socket))
 
     async def _accept(self, listening: socket.socket) -> None:

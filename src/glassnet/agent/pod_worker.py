@@ -252,7 +252,8 @@ class PodWorker:
                 ("K8S_POD_INFRA_CONTAINER_ID", self._container_id()),
                 ("K8S_POD_UID", pod.uid),
             )
-            able = bandwidth(pod.annotations)
+            mapped = port_mappings(self._pod)
+            able = {**bandwidth(pod.annotations), **({"portMappings": mapped} if mapped else {})}
             self._attachment = await self._node.cni.add(
                 netns, self._container_id(), arguments=identity, capabilities=able
             )
@@ -440,3 +441,19 @@ class PodWorker:
             log.exception("pod %s/%s: write to the API", self._pod.metadata.namespace, self._pod.metadata.name)
             return False
         return True
+
+
+def port_mappings(pod: Pod) -> list[dict[str, Any]]:
+    """The host ports of a pod as the capability portMappings has them, those of sidecars too (kubelet's MakePortMappings)."""
+    sidecars = [one for one in pod.spec.init_containers if one.restart_policy == "Always"]
+    return [
+        {
+            "hostPort": port.host_port,
+            "containerPort": port.container_port,
+            "protocol": port.protocol.lower(),
+            **({"hostIP": port.host_ip} if port.host_ip else {}),
+        }
+        for container in (*sidecars, *pod.spec.containers)
+        for port in container.ports
+        if port.host_port
+    ]

@@ -91,6 +91,13 @@ class ReadShaping(Effect[Shaping], frozen=True):
     dev: str
 
 
+class RouteDevice(Effect[str], frozen=True):
+    """The interface that a packet to an address leaves by; "" when there is no route."""
+
+    where: Where
+    address: str
+
+
 class ReadSetting(Effect[str | None], frozen=True):
     """The value of a net.* sysctl, None when there is no such."""
 
@@ -154,26 +161,44 @@ class Release(Effect[None], frozen=True):
 class Restore(Effect[None], frozen=True):
     """Have iptables-restore add or delete lines of the nat table, all or none. `otherwise` are tried when they are refused.
 
-    Rules that are to come back when somebody flushes the table are kept under `keep` ("" for none); without lines `keep` is forgotten.
+    `shared` are chains and rules that several containers need: what of them is there already stays as it is (see `nat_table`).
+    What is added under the name `keep` comes back when somebody flushes the table; it is forgotten by lines that add nothing.
     """
 
     family: int
     lines: str
     otherwise: str = ""
     keep: str = ""
+    shared: str = ""
 
 
 class SavedRules(Effect[str], frozen=True):
-    """The nat table as iptables-save prints it."""
+    """The nat table, or one chain of it ("" when there is no such), as `iptables -S` prints it."""
 
     family: int
+    chain: str = ""
+
+
+class NftMark(NamedTuple):
+    """What tells that an nftables script has been carried out: a chain has at least `rules` rules with a comment, or at all (note "")."""
+
+    family: str
+    table: str
+    chain: str
+    note: str
+    rules: int
 
 
 class Nft(Effect[str], frozen=True):
-    """Have nft run a script; what it printed (JSON for listings)."""
+    """Have nft run a script; what it printed (JSON for listings).
+
+    With `marks` it is kept under the name `keep`, to be run again when somebody has flushed what they tell of: rules that have
+    the comments are deleted before. Without marks `keep` is forgotten.
+    """
 
     script: str
     keep: str = ""
+    marks: tuple[NftMark, ...] = ()
 
 
 class NftChange(Effect[None], frozen=True):
@@ -204,10 +229,10 @@ class HasProgram(Effect[bool], frozen=True):
 
 
 class ForgetConnections(Effect[None], frozen=True):
-    """Delete what connection tracking knows of UDP to a port of the node, so that its next packet meets the new rules."""
+    """Delete what connection tracking knows of UDP to ports of the node, so that the next packets meet the new rules."""
 
     family: int
-    port: int
+    ports: tuple[int, ...]
 
 
 class Delegate(Effect[dict[str, Any]], frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassnet.cni import bandwidth, bridge, host_local, loopback, ptp, static, tuning
+from glassnet.cni import bandwidth, bridge, host_local, loopback, portmap, ptp, static, tuning
 from glassnet.cni.effects import Steps
 from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
 from glassnet.cni.request import Call, read_call
@@ -16,6 +16,7 @@ PLUGINS: dict[str, Any] = {
     "bridge": bridge,
     "host-local": host_local,
     "loopback": loopback,
+    "portmap": portmap,
     "ptp": ptp,
     "static": static,
     "tuning": tuning,

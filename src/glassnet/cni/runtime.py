@@ -177,6 +177,8 @@ def delete(container: Container, network: str, fallback: Network | None = None) 
     path = _path(network, container.attachment)
     kept = read_kept((yield from ask(ReadFile(path))) or "")
     known = kept.network if kept else fallback
+    if kept is not None:  # plugins get what they got at ADD
+        container = container._replace(arguments=kept.container.arguments, capabilities=kept.container.capabilities)
     if known is not None:
         problem = yield from _take_down(known, container, kept.result if kept else None)
         if problem is not None:

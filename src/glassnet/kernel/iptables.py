@@ -44,10 +44,11 @@ async def _saved(machine: Host, tool: str) -> str | None:
         return None
 
 
-def legacy_tables(netns: NetNs) -> set[str]:
+def legacy_tables(netns: NetNs, family: str = "IPv4") -> set[str]:
     """The tables of the legacy kind that are in use in a namespace."""
+    name = "ip_tables_names" if family == "IPv4" else "ip6_tables_names"
     try:
-        with netns.entered(), open("/proc/thread-self/net/ip_tables_names", encoding="ascii") as file:
+        with netns.entered(), open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
             return set(file.read().split())
     except OSError:
         return set()

@@ -5,12 +5,14 @@ Sources: rtnetlink(7); include/uapi/linux/{if_link,if_addr,rtnetlink}.h.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from glassnet.kernel.api import NetNs
+from glassnet.net.errors import KernelError
 from glassnet.netstack.model import Address, BridgePort, Link, NextHop, Route
 
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
@@ -24,6 +26,13 @@ _TENTATIVE, _FAILED = 0x40, 0x08
 _UP, _ALLMULTI, _NESTED = 1, 0x200, 0x3FFF
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 _MAIN = 254
+_DST, _OIF = 1, 4
+_NO_ROUTE = (
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EACCES,
+    errno.EINVAL,
+)  # none; unreachable, prohibit, blackhole routes
 
 
 def attributes(data: bytes, position: int, last: int = -1) -> dict[int, bytes]:
@@ -164,6 +173,20 @@ def list_routes(netns: NetNs) -> tuple[Route, ...]:
     names = {link.index: link.name for link in list_links(netns)}
     bodies: Iterable[bytes] = netns.request(_GETROUTE, struct.pack("=BBBBBBBBI", 0, 0, 0, 0, 0, 0, 0, 0, 0), dump=True)
     return tuple(route for body in bodies if (route := _route(body, names)) is not None)
+
+
+def route_device(netns: NetNs, address: str) -> str:
+    """The interface that a packet to an address leaves by; "" when there is no route. Raises KernelError."""
+    family, size = (socket.AF_INET6, 16) if ":" in address else (socket.AF_INET, 4)
+    target = struct.pack("=HH", 4 + size, _DST) + socket.inet_pton(family, address)
+    try:
+        found = netns.request(_GETROUTE, struct.pack("=BBBBBBBBI", family, size * 8, 0, 0, 0, 0, 0, 0, 0) + target)
+    except KernelError as error:
+        if error.number in _NO_ROUTE:
+            return ""
+        raise
+    link = link_at(netns, _number(attributes(found[0], 12).get(_OIF))) if found else None
+    return link.name if link else ""
 
 
 def _route(body: bytes, names: dict[int, str]) -> Route | None:

@@ -29,12 +29,23 @@ class RestoreProgram:
         self._process: Process | None = None
         self._input = self._terminal = -1
         self._count = 0
-        self._output = b""
+        self._output = bytearray()
         self._news = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
 
     async def restore(self, lines: str, table: str = "nat") -> None:
         """Carry out lines of a table, all or none. Raises CommandError with what iptables says."""
+        await self._carry_out(lines, table)
+
+    async def listing(self, chain: str = "", table: str = "nat") -> str:
+        """A table's rules, or those of one chain, as `iptables -S` prints them. Raises CommandError, for want of the chain too.
+
+        (iptables-restore takes -S as iptables does.)
+        """
+        return await self._carry_out(f"-S {chain}".rstrip() + "\n", table)
+
+    async def _carry_out(self, lines: str, table: str) -> str:
+        """Carry out lines; what was printed meanwhile."""
         async with self._lock:
             if self._idle is not None:
                 self._idle.cancel()
@@ -44,7 +55,7 @@ class RestoreProgram:
             mark = f"# done {self._count}\n"
             await self._write(f"*{table}\n{lines}COMMIT\n{mark}".encode())
             try:
-                await asyncio.wait_for(self._seen(mark.encode()), TIMEOUT)
+                said = await asyncio.wait_for(self._seen(mark.encode()), TIMEOUT)
             except TimeoutError:
                 await self._end()
                 raise CommandError([self._name], 124, f"no end within {TIMEOUT:.0f} s") from None
@@ -52,6 +63,7 @@ class RestoreProgram:
                 await self._end()
                 raise
             self._idle = asyncio.get_running_loop().call_later(IDLE, self._rest)
+            return said
 
     async def _start(self) -> None:
         master, slave = os.openpty()
@@ -71,7 +83,7 @@ class RestoreProgram:
             os.close(theirs)
         os.set_blocking(master, False)
         os.set_blocking(ours, False)
-        self._input, self._terminal, self._output = ours, master, b""
+        self._input, self._terminal, self._output = ours, master, bytearray()
         asyncio.get_running_loop().add_reader(master, self._read)
 
     def _read(self) -> None:
@@ -104,15 +116,17 @@ class RestoreProgram:
             except BrokenPipeError:  # it has ended: what it said tells why
                 return
 
-    async def _seen(self, mark: bytes) -> None:
-        while mark not in self._output:
+    async def _seen(self, mark: bytes) -> str:
+        while not self._output.endswith(mark):
             if self._terminal < 0:
                 said = self._output.decode(errors="replace").replace("\r", "")
                 status = await self._end()
                 raise CommandError([self._name], status or 1, "\n".join(_words(said)) or "it ended without a word")
             self._news.clear()
             await self._news.wait()
-        self._output = b""
+        said = self._output[: -len(mark)].decode(errors="replace")
+        self._output = bytearray()
+        return said
 
     def _rest(self) -> None:
         """Nothing has come for a while: its input ends, and so does it."""
