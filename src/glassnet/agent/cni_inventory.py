@@ -87,7 +87,7 @@ class NodeInventory:
             for path in _entries(self._path(place)):
                 if host_local.is_lease(path.name):
                     with contextlib.suppress(OSError):
-                        holder = host_local.read_lease(path.read_text(errors="replace"))
+                        holder = host_local.read_lease(path.read_bytes().decode(errors="replace"))
                         yield Lease(network, place, path.name, holder, path.stat().st_mtime)
 
     def _addresses(self) -> frozenset[str]:

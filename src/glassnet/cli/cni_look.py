@@ -30,6 +30,7 @@ def _node_options(function: Any) -> Any:
 def _on_node(lab: str | None, node: str | None, *words: str) -> None:
     """With `--node` the command runs there, in the node's own namespaces, and this one ends with its status."""
     if node is None:
+        _must_have_cni()
         if os.geteuid() != 0:
             raise UsageError(
                 "reading a machine's network namespaces takes root: run this with sudo, or --node NODE looks at a lab's"
@@ -41,6 +42,16 @@ def _on_node(lab: str | None, node: str | None, *words: str) -> None:
     place = f"PYTHONPATH={Path(glassnet.__file__).parent.parent}"
     command = ("env", place, *_terminal(), sys.executable, "-m", "glassnet", "cni", *words)
     sys.exit(enter(lab, node, command, ("controller", "worker")))
+
+
+def _must_have_cni() -> None:
+    """A machine that runs labs and no containers of its own is hardly meant."""
+    from glassnet.lab.state import all_labs
+
+    if not any(map(os.path.exists, ("/etc/cni/net.d", "/var/lib/cni"))) and any(
+        found.running() for found in all_labs()
+    ):
+        raise UsageError("this machine has no CNI, and a lab runs: --node worker-0 looks at a node of it")
 
 
 def _terminal() -> tuple[str, ...]:
@@ -117,7 +128,6 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _print(shown: list[Row], total: int, lost: int) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -125,7 +135,16 @@ def _print(shown: list[Row], total: int, lost: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if shown:
         table = Table(
-            "address", "network", "pod", "container", "interface", "age", "state", box=box.SIMPLE_HEAD, pad_edge=False
+            "address",
+            "network",
+            "pod",
+            "container",
+            "interface",
+            "age",
+            "state",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
         )
         for row in shown:
             container, style = row.holder.container_id[:13], "green" if row.state == "alive" else "red"
@@ -140,7 +159,9 @@ def _print(shown: list[Row], total: int, lost: int) -> None:
                 Text(state, style),
             )
         console.width = max(console.width, 200)  # a line a lease: what is cut off cannot be read or searched for
-        console.print(table)
+        with console.capture() as text:
+            console.print(table)
+        click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
     console.print(f"{total} addresses given away, {lost} leaked")
 
 

@@ -210,7 +210,9 @@ class Advice(NamedTuple):
 
 _AGAIN = "delete the pod (kubectl delete pod NAME), its successor is joined anew; or DEL and ADD of this container"
 _ADVICE = (
-    (r'(?:Interface|bridge) (\S+?):? (?:Error: does not exist|is down|\w+ is no bridge)', "ip link show dev {0}", "ip link set dev {0} up; if it is gone, the next ADD makes it, and pods of the old one must be made anew"),
+    (r"(?:Interface|bridge) (\S+) is down", "ip link show dev {0}", "ip link set dev {0} up"),
+    (r"Interface (\S+) Error: (?:does not exist|is no bridge)", "ip link show dev {0}", "the next ADD makes it; pods of the old one: " + _AGAIN),
+    (r"Interface (\S+): (?:does not exist|is not a veth that is up)", "ip link show dev {0}", _AGAIN),
     (r"lost the gateway's address (\S+)", "ip address show to {0}", "ip address add {0}/PREFIX dev BRIDGE; the next ADD does it too"),
     (r"is not a port of (\S+)", "bridge link show", "ip link set dev VETH master {0}"),
     (r"failed to open netns|Failed to (?:open|match)|not found|is down|doesn't match|Expected Route", "nsenter --net={netns} ip address; nsenter --net={netns} ip route", _AGAIN),
