@@ -162,7 +162,12 @@ def _print(shown: list[Row], total: int, lost: int) -> None:
         with console.capture() as text:
             console.print(table)
         click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
-    console.print(f"{total} addresses given away, {lost} leaked")
+    console.print(f"{_count(total, 'address')} given away, {lost} leaked")
+
+
+def _count(number: int, name: str) -> str:
+    """A number of things, in the right form of their name."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}{'es' if name.endswith('s') else 's'}"
 
 
 def _age(seconds: float) -> str:
@@ -190,11 +195,11 @@ def _release(node_inventory: NodeInventory, first: list[Row], yes: bool) -> None
     if not yes:
         for row in old:
             click.echo(f"{row.address} of {row.network}: {row.why}", err=True)
-        click.confirm(f"Give back {len(old)} addresses?", abort=True, err=True)
+        click.confirm(f"Give back {_count(len(old), 'address')}?", abort=True, err=True)
     time.sleep(_PAUSE)
     wanted = inventory.releasable(old, inventory.rows(node_inventory.facts()))
     problems = node_inventory.release(wanted)
-    click.echo(f"{len(wanted) - len(problems)} addresses given back", err=True)
+    click.echo(f"{_count(len(wanted) - len(problems), 'address')} given back", err=True)
     if problems:
         raise GlassnetError("some could not be given back:\n" + "\n".join(problems))
 
@@ -260,7 +265,7 @@ def _tell(attachments: list[Verdict], networks: list[Verdict]) -> None:
             console.print(Text(f"    ? {shown.show}", style="dim"))
             console.print(Text(f"    > {shown.mend}", style="green"))
     off = sum(bool(each.fault) for each in (*attachments, *networks))
-    counts = [f"{len(group)} {name}" for group, name in ((attachments, "attachments"), (networks, "networks")) if group]
+    counts = [_count(len(group), name) for group, name in ((attachments, "attachment"), (networks, "network")) if group]
     console.print(f"{' and '.join(counts) or 'nothing to check'}: {f'{off} off' if off else 'all as it should be'}")
     sys.exit(1 if off else 0)
 

@@ -210,6 +210,7 @@ class Advice(NamedTuple):
 
 _AGAIN = "delete the pod (kubectl delete pod NAME), its successor is joined anew; or DEL and ADD of this container"
 _ADVICE = (
+    (r"^(/etc/cni/net\.d/[^:]+):", "cat {0}", "mend the file, or move it away; `glassnet cni conf` prints ready ones"),
     (r"(?:Interface|bridge) (\S+) is down", "ip link show dev {0}", "ip link set dev {0} up"),
     (r"Interface (\S+) Error: (?:does not exist|is no bridge)", "ip link show dev {0}", "the next ADD makes it; pods of the old one: " + _AGAIN),
     (r"Interface (\S+): (?:does not exist|is not a veth that is up)", "ip link show dev {0}", _AGAIN),
