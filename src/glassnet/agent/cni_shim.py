@@ -113,7 +113,7 @@ def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: 
 
     Raises GlassnetError when one is in the way, before any is written, or the disk refuses.
     """
-    if fault := shebang_fault(python):
+    if machine != cni_native.MACHINE and (fault := shebang_fault(sys.executable)):
         raise GlassnetError(fault)
     foreign = foreign_programs(directory)
     if foreign and not force:
@@ -135,7 +135,7 @@ def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: 
 
 
 def shebang_fault(python: str) -> str:
-    """Why the kernel could not start programs by this interpreter (execve(2)); "" when it can."""
+    """Why the kernel could not start scripts by this interpreter (execve(2)); "" when it can."""
     if len(f"#!{python} -IS") > 127:
         return f"{python}: the path is longer than the 127 bytes a program's first line may have; install glassnet under a shorter one"
     if any(one.isspace() for one in python):
