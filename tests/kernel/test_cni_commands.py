@@ -21,19 +21,22 @@ import pytest
 from aiohttp import web
 
 import glassnet
-from cni_site import AGENT, Site, cni_site
+from cni_site import AGENT, ALONE, Site, cni_site
+from glassnet.agent.cni import AgentEffects, carry_out
 from glassnet.agent.cni_runtime import CniAgent
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.local import LocalApi
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
 from glassnet.cni import ready
+from glassnet.cni.effects import Effect, Random
 from glassnet.cni.host_local import lease_text
-from glassnet.cni.node import chain_name
-from glassnet.cni.plugins import PLUGINS
+from glassnet.cni.node import NodeFacts, chain_name, rules
+from glassnet.cni.plugins import PLUGINS, answer
 from glassnet.cni.ready import Wish
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.kube import kinds
+from glassnet.net.errors import CommandError, GlassnetError
 from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
 
 pytestmark = pytest.mark.kernel
@@ -232,6 +235,51 @@ async def test_masquerade_rules_stand_once_a_node_and_come_back(cluster: Cluster
     assert await site.call("glassnet", "GC", {**conf, "cni.dev/valid-attachments": []}, "", netns="") is None
 
 
+@pytest.mark.parametrize("tool", ["nft", "legacy"])
+@pytest.mark.parametrize("where", [AGENT, ALONE])
+async def test_rules_are_mended_whatever_was_done_to_them(cluster: Cluster, tool: str, where: str) -> None:
+    """By the next ADD, with both kinds of iptables; and never made twice, by however many at once."""
+    site = cluster.site
+    try:
+        for name in ("iptables-restore", "iptables-save", "iptables"):
+            await site.run("ln", "-sf", f"/usr/sbin/xtables-{tool}-multi", f"/usr/sbin/{name}")
+        await site.run("iptables-save", "-t", "nat")
+    except CommandError as error:
+        pytest.skip(f"no iptables-{tool} here: {error}")
+    conf = {"cniVersion": "1.1.0", "name": "pods", "type": "glassnet", "podCIDRs": [POD_CIDR]}
+    chain, number = chain_name("pods"), 0
+    for fault in (
+        "true",
+        "iptables -t nat -F",
+        "iptables -t nat -F POSTROUTING",
+        f"iptables -t nat -F {chain}",
+        f"iptables -t nat -F; iptables -t nat -X {chain}",
+        f"iptables -t nat -D {chain} 2",
+        "true",
+    ):
+        await site.sh(fault)
+        names = [f"c{number + more}" for more in range(3)]
+        number += len(names)
+        for name in names:
+            await cluster.netns(name)
+        answers = await asyncio.gather(*(site.call("glassnet", "ADD", conf, name, where=where) for name in names))
+        assert all("ips" in one for one in answers), answers
+        saved = (await site.run("iptables-save", "-t", "nat")).splitlines()
+        assert [one for one in saved if chain in one and one.startswith("-A")] == rules(
+            "pods", 4, NodeFacts((POD_CIDR,))
+        )
+    narrower = {**conf, "nonMasqueradeCIDRs": ["10.0.0.0/8"]}
+    for each in (narrower, conf):  # a rule more, and a rule less than there is
+        await cluster.netns(name := f"c{number}")
+        number += 1
+        await site.call("glassnet", "ADD", each, name, where=where)
+        saved = (await site.run("iptables-save", "-t", "nat")).splitlines()
+        facts = NodeFacts((POD_CIDR,), tuple(each.get("nonMasqueradeCIDRs", ())))
+        assert [one for one in saved if chain in one and one.startswith("-A")] == rules("pods", 4, facts)
+    await site.call("glassnet", "GC", {**conf, "cni.dev/valid-attachments": []}, "", netns="", where=where)
+    assert chain not in await site.run("iptables-save", "-t", "nat")
+
+
 async def test_a_pod_that_reaches_itself_by_way_of_a_service_comes_back(cluster: Cluster) -> None:
     """hairpinMode is on unless it is switched off: the answer leaves by the port it came in by."""
     await cluster.connect(POD_CIDR)
@@ -355,7 +403,7 @@ async def test_the_agent_serves_until_it_is_told_to_end(cluster: Cluster) -> Non
         calls = [asyncio.create_task(cluster.site.call("glassnet", "ADD", conf, name, where="/srv/bin")) for name in ("c1", "c2")]  # fmt: skip
         results = await asyncio.gather(*calls)
         assert {one["ips"][0]["address"] for one in results} == {"10.244.1.2/24", "10.244.1.3/24"}
-        assert "agent at /run/srv.sock" in (cluster.site.path("/srv/bin/glassnet")).read_text()
+        assert b"/run/srv.sock" in cluster.site.path("/srv/bin/glassnet").read_bytes()
     finally:
         assert await serving.end() == 0
         notified.close()
@@ -364,6 +412,25 @@ async def test_the_agent_serves_until_it_is_told_to_end(cluster: Cluster) -> Non
     assert await cluster.seen("c1", "c2", results[1]["ips"][0]["address"].partition("/")[0])
     alone = await cluster.site.call("glassnet", "ADD", conf, "c3", where="/srv/bin")
     assert alone["ips"][0]["address"] == "10.244.1.4/24"
+
+
+async def test_calls_that_have_begun_end_before_the_agent_does(cluster: Cluster) -> None:
+    """Each is answered whole or told to come again; none is left half done."""
+    await cluster.command("install", "--bin-dir", "/srv/bin", "--socket", "/run/srv.sock")
+    serving = Serving(cluster)
+    await serving.start()
+    conf = {"cniVersion": "1.1.0", "name": "pods", "type": "glassnet", "podCIDRs": [POD_CIDR]}
+    names = [f"c{number}" for number in range(12)]
+    for name in names:
+        await cluster.netns(name)
+    calls = [asyncio.create_task(cluster.site.call("glassnet", "ADD", conf, name, where="/srv/bin")) for name in names]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert await serving.end() == 0
+    answers = await asyncio.gather(*calls)
+    joined = [one for one in answers if "ips" in one]
+    assert joined and {one["code"] for one in answers if one not in joined} <= {11}
+    assert len(await cluster.site.leases("pods")) == len(joined)
+    assert (await cluster.site.run("ip", "-o", "link", "show", "type", "veth")).count("\n") == len(joined)
 
 
 @contextlib.asynccontextmanager
@@ -552,3 +619,33 @@ async def test_the_agent_and_the_commands_know_of_each_others_changes(cluster: C
     aged(cluster.site.path("/var/lib/cni/networks/pods/10.244.1.3"), 600)
     assert "1 address given back" in await cluster.command("leases", "--release-leaked", "--yes")
     assert (await cluster.site.call("glassnet", "ADD", conf, "late"))["ips"][0]["address"] == "10.244.1.3/29"
+
+
+async def test_an_add_that_fails_at_any_step_leaves_nothing_of_the_container(cluster: Cluster) -> None:
+    """The bridge and the node's rules are everybody's; all else goes."""
+    await cluster.connect(POD_CIDR)
+    conf = {"cniVersion": "1.1.0", "name": "pods", "type": "glassnet", "podCIDRs": [POD_CIDR]}
+    netns = await cluster.netns("c1")
+    environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_PATH": AGENT}  # fmt: skip
+    for fatal in range(1, 100):
+        count = 0
+        perform = AgentEffects(cluster.site.cni, netns, environment).perform
+
+        async def failing(effect: Effect[Any], fatal: int = fatal, perform: Any = perform) -> Any:
+            nonlocal count
+            count += not isinstance(effect, Random)  # which cannot fail
+            if count == fatal and not isinstance(effect, Random):
+                raise GlassnetError("the disk is full")
+            return await perform(effect)
+
+        try:
+            await carry_out(answer("glassnet", environment, json.dumps(conf), netns.fd), failing)
+        except GlassnetError as error:
+            assert "the disk is full" in str(error)
+        else:
+            assert fatal > 10
+            break
+        assert await cluster.site.leases("pods") == []
+        assert not await cluster.site.sh("ip -o link show type veth | grep -v ens3 || true")
+    else:
+        raise AssertionError("an ADD of a hundred steps")

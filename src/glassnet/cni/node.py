@@ -157,21 +157,25 @@ def chain_name(network: str) -> str:
 
 
 def rules(network: str, family: int, facts: NodeFacts) -> list[str]:
-    """The rules of one family as iptables-save prints them: the jump first. None where nothing is masqueraded."""
+    """The rules of one family as iptables-save prints them: the jump first. None where nothing is masqueraded.
+
+    Those of the chain carry a digest of them all: so a set that is there with more rules than it should have is told from the right one.
+    """
     pods, beyond = _of(family, facts.pod_cidrs), _of(family, facts.cluster_cidrs)
     if not pods or _EVERYTHING[family] in beyond:
         return []
-    chain, note = chain_name(network), _note(network)
-    kept = dict.fromkeys((*pods, *beyond))
+    chain, kept = chain_name(network), tuple(dict.fromkeys((*pods, *beyond)))
+    note = _note(network, hashlib.sha256(repr((kept, pods)).encode()).hexdigest()[:8])
     return [
-        f"-A POSTROUTING {note} -j {chain}",
+        f"-A POSTROUTING {_note(network)} -j {chain}",
         *(f"-A {chain} -d {cidr} {note} -j RETURN" for cidr in kept),
         *(f"-A {chain} -s {cidr} ! -d {_MULTICAST[family]} {note} -j MASQUERADE" for cidr in pods),
     ]
 
 
-def _note(network: str) -> str:
-    return f'-m comment --comment "{f"network {network}: masquerade what leaves the cluster"[:255]}"'
+def _note(network: str, digest: str = "") -> str:
+    text = f"masquerade what leaves the cluster{', ' if digest else ''}{digest}: network {network}"
+    return f'-m comment --comment "{text[:255]}"'
 
 
 def _of(family: int, cidrs: Iterable[str]) -> list[str]:
@@ -179,14 +183,30 @@ def _of(family: int, cidrs: Iterable[str]) -> list[str]:
 
 
 def _put(call: Call, facts: NodeFacts) -> Steps[None]:
-    """Have the rules be what they should be, whatever they were: by one transaction each family."""
+    """Have the rules be what they should be, whatever they were. To ask whether they stand takes less than to make them anew.
+
+    Each transaction can only succeed in the state that it is for, so that of calls side by side none makes a second jump.
+    """
+    chain = chain_name(call.name)
     for family in (4, 6):
-        if wanted := rules(call.name, family, facts):
-            jump, rest = wanted[0], "\n".join(wanted[1:])
-            begin = f":{chain_name(call.name)} - [0:0]\n"
-            fresh = f"{begin}{jump}\n{rest}\n"
-            again = f"{begin}{jump.replace('-A', '-D', 1)}\n{jump}\n{rest}\n"
-            yield from ask(Restore(family, again, otherwise=fresh, keep=f"masquerade{family}-{call.name}"))
+        if not (wanted := rules(call.name, family, facts)):
+            continue
+        jump, made = wanted[0], "".join(f"{rule}\n" for rule in wanted)
+        stand = made.replace("-A ", "-C ")
+        new = f"-N {chain}\n{made}"
+        changed = f"-F {chain}\n{jump.replace('-A', '-D', 1)}\n{made}"
+        no_jump = f"-F {chain}\n-X {chain}\n-N {chain}\n{made}"
+        yield from _first_that_fits(call, family, (stand, new, changed, no_jump, stand))
+
+
+def _first_that_fits(call: Call, family: int, transactions: Sequence[str]) -> Steps[None]:
+    for number, lines in enumerate(transactions):
+        try:
+            yield from ask(Restore(family, lines, keep=f"masquerade{family}-{call.name}" if number else ""))
+            return
+        except GlassnetError:
+            if number == len(transactions) - 1:
+                raise
 
 
 def _take(call: Call) -> Steps[None]:

@@ -13,6 +13,7 @@ from glassnet.cni.errors import NOT_AVAILABLE, TRY_AGAIN, UNSUPPORTED_FIELD, Cni
 from glassnet.cni.node import NodeFacts, chain_name, read_facts, render_facts, rules
 from glassnet.cni.plugins import answer
 from glassnet.cni.result import VERSIONS
+from glassnet.net.errors import KernelError
 from glassnet.netstack.model import Link, NextHop, Route
 from glassnet.netstack.ops import AddAddress, AddBridge, AddVeth
 
@@ -28,7 +29,9 @@ class Machine:
         facts: str | None = NODE,
         links: tuple[Link, ...] = (Link(2, "ens3", 1450),),
         routes: tuple[Route, ...] = (DEFAULT,),
+        fits: int = 0,
     ) -> None:
+        self.fits = fits
         self.facts, self.routes = facts, routes
         self.links = {link.name: link for link in links}
         self.seen: list[e.Effect[Any]] = []
@@ -47,10 +50,14 @@ class Machine:
         steps = answer("glassnet", words, json.dumps(body), 3)
         value: Any = None
         try:
+            effect = steps.send(None)
             while True:
-                effect = steps.send(value)
                 self.seen.append(effect)
+                if isinstance(effect, e.Restore) and len(self.of(e.Restore)) <= self.fits:
+                    effect = steps.throw(KernelError("iptables-restore refused it", 1))
+                    continue
                 value = self.answer(effect)
+                effect = steps.send(value)
         except StopIteration as done:
             return done.value
 
@@ -138,13 +145,19 @@ def test_masquerade_is_there_before_the_container_is() -> None:
     assert kinds.index(e.Restore) < kinds.index(e.Reserve)
     four, six = machine.of(e.Restore)
     assert (four.family, six.family) == (4, 6)
-    chain = chain_name("pods")
-    assert four.lines.splitlines() == [
-        f":{chain} - [0:0]",
-        rules("pods", 4, read_facts(NODE))[0].replace("-A", "-D", 1),
-        *rules("pods", 4, read_facts(NODE)),
-    ]
-    assert "-D" not in four.otherwise
+    assert four.lines.splitlines() == [one.replace("-A", "-C", 1) for one in rules("pods", 4, read_facts(NODE))]
+
+
+def test_rules_that_do_not_stand_are_made_by_the_transaction_that_fits() -> None:
+    """Nothing there; a set that is not the right one; a chain that nothing leads to. A refusal of all is an error."""
+    for fits in range(1, 5):
+        machine = Machine(fits=fits)
+        machine.run("ADD", {"podCIDRs": ["10.1.0.0/24"], "nonMasqueradeCIDRs": ["10.0.0.0/8"]})
+        texts = [one.lines for one in machine.of(e.Restore)]
+        assert len(texts) == fits + 1
+        assert texts[-1].startswith(("-C", f"-N {chain_name('pods')}", f"-F {chain_name('pods')}\n-D", f"-F {chain_name('pods')}\n-X", "-C")[fits])  # fmt: skip
+    with pytest.raises(KernelError, match="refused"):
+        Machine(fits=99).run("ADD", {"podCIDRs": ["10.1.0.0/24"]})
 
 
 def test_masquerade_false_makes_no_rule() -> None:
@@ -154,14 +167,17 @@ def test_masquerade_false_makes_no_rule() -> None:
 
 
 def test_rules_keep_what_goes_to_the_cluster_as_it_is() -> None:
-    note = '-m comment --comment "network pods: masquerade what leaves the cluster"'
     chain = chain_name("pods")
-    assert rules("pods", 4, NodeFacts(("10.1.0.0/24",), ("10.1.0.0/16", "fd00::/8"))) == [
-        f"-A POSTROUTING {note} -j {chain}",
+    jump, *rest = rules("pods", 4, NodeFacts(("10.1.0.0/24",), ("10.1.0.0/16", "fd00::/8")))
+    assert jump == f'-A POSTROUTING -m comment --comment "masquerade what leaves the cluster: network pods" -j {chain}'
+    digest = rest[0].partition("cluster, ")[2][:8]
+    note = f'-m comment --comment "masquerade what leaves the cluster, {digest}: network pods"'
+    assert rest == [
         f"-A {chain} -d 10.1.0.0/24 {note} -j RETURN",
         f"-A {chain} -d 10.1.0.0/16 {note} -j RETURN",
         f"-A {chain} -s 10.1.0.0/24 ! -d 224.0.0.0/4 {note} -j MASQUERADE",
     ]
+    assert digest not in rules("pods", 4, NodeFacts(("10.1.0.0/24",), ()))[1]
     assert rules("pods", 6, NodeFacts(("10.1.0.0/24",), ())) == []
     assert rules("pods", 6, NodeFacts(("fd00::/64",), ("::/0",))) == []
     assert len(chain_name("n" * 300)) <= 28
