@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from glassnet.agent.cni_alone import LoneEffects, carry_out
 from glassnet.agent.cni_effects import NodeState
 from glassnet.cni import host_local, inventory, runtime, wiring
-from glassnet.cni.effects import Steps
+from glassnet.cni.effects import Held, Release, Steps, ask
 from glassnet.cni.errors import CniError
 from glassnet.cni.inventory import Facts, Lease, Row
 from glassnet.cni.request import Attachment
@@ -161,7 +161,7 @@ class NodeInventory:
                 if one is not None:
                     self._run(runtime.delete(one.container._replace(netns=""), one.network.name), one.container)
                 if row.place:
-                    self._state.leases.release(row.place, (row.address,), row.holder)
+                    self._run(_give_back(row))
             except GlassnetError as error:
                 problems.append(f"{row.address}: {error}")
         return problems
@@ -236,6 +236,12 @@ class NodeInventory:
 
     def _path(self, path: str) -> Path:
         return self._node.root / path.lstrip("/")
+
+
+def _give_back(row: Row) -> Steps[None]:
+    """Give an address back if it is (still) its holder's."""
+    if row.address in (yield from ask(Held(row.place, row.holder))):
+        yield from ask(Release(row.place, (row.address,)))
 
 
 def _entries(directory: Path) -> list[Path]:

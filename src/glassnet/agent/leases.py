@@ -125,14 +125,12 @@ class LeaseFiles:
                     known.take(name, host_local.read_lease(_read(directory / name)))
         return known
 
-    def release(self, place: str, addresses: Sequence[str], holder: Attachment | None = None) -> None:
-        """Give addresses back, with `holder` only those that are (still) its; idempotent. Raises GlassnetError when the disk refuses."""
+    def release(self, place: str, addresses: Sequence[str]) -> None:
+        """Give addresses back; idempotent. Raises GlassnetError when the disk refuses."""
         try:
             with self._locked(place) as directory:
                 table = self._table(directory, place)
                 for address in addresses:
-                    if holder is not None and host_local.read_lease(_read(directory / address)) != holder:
-                        continue
                     (directory / address).unlink(missing_ok=True)
                     table.give(address)
                 table.changed = os.stat(directory).st_mtime_ns
