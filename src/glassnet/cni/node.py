@@ -192,10 +192,10 @@ def _put(call: Call, facts: NodeFacts) -> Steps[None]:
         if not (wanted := rules(call.name, family, facts)):
             continue
         jump, made = wanted[0], "".join(f"{rule}\n" for rule in wanted)
-        stand = made.replace("-A ", "-C ")
-        new = f"-N {chain}\n{made}"
-        changed = f"-F {chain}\n{jump.replace('-A', '-D', 1)}\n{made}"
-        no_jump = f"-F {chain}\n-X {chain}\n-N {chain}\n{made}"
+        stand, begin = made.replace("-A ", "-C "), f":{chain} - [0:0]\n"
+        new = f"-N {chain}\n{begin}{made}"
+        changed = f"{begin}{jump.replace('-A', '-D', 1)}\n{made}"
+        no_jump = f"-F {chain}\n-X {chain}\n{new}"
         yield from _first_that_fits(call, family, (stand, new, changed, no_jump, stand))
 
 

@@ -155,7 +155,8 @@ def test_rules_that_do_not_stand_are_made_by_the_transaction_that_fits() -> None
         machine.run("ADD", {"podCIDRs": ["10.1.0.0/24"], "nonMasqueradeCIDRs": ["10.0.0.0/8"]})
         texts = [one.lines for one in machine.of(e.Restore)]
         assert len(texts) == fits + 1
-        assert texts[-1].startswith(("-C", f"-N {chain_name('pods')}", f"-F {chain_name('pods')}\n-D", f"-F {chain_name('pods')}\n-X", "-C")[fits])  # fmt: skip
+        chain = chain_name("pods")
+        assert texts[-1].startswith(("", f"-N {chain}\n", f":{chain} - [0:0]\n-D", f"-F {chain}\n-X", "-C")[fits])
     with pytest.raises(KernelError, match="refused"):
         Machine(fits=99).run("ADD", {"podCIDRs": ["10.1.0.0/24"]})
 
