@@ -184,6 +184,28 @@ async def test_both_families_pass(cluster: Cluster, kind: str) -> None:
     assert await cluster.seen("c1", "outside", OUTSIDE) == NODE
 
 
+@pytest.mark.skipif("portmap" not in PLUGINS, reason="this build has no portmap")
+@pytest.mark.parametrize("kind", ["kubenet", "glassnet", "bridge", "ptp", "docker"])
+async def test_ports_of_the_node_lead_to_the_container(cluster: Cluster, kind: str) -> None:
+    """portmap is chained after each, and the runtime's port mappings reach it; the container sees who asks."""
+    if kind == "ptp" and kind not in PLUGINS:
+        pytest.skip("this build has no ptp")
+    await cluster.connect()
+    cluster.configure(ready.files(kind, Wish(pod_cidrs=(POD_CIDR,))))
+    loop, mapping = asyncio.get_running_loop(), {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    (address,) = await cluster.container("c1", portMappings=[mapping])
+    with (
+        cluster.spaces["c1"].socket(socket.AF_INET, socket.SOCK_STREAM) as server,
+        cluster.spaces["outside"].socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        server.bind((address, 80))
+        server.listen()
+        await asyncio.wait_for(loop.sock_connect(client, (NODE, 8080)), 5)
+        connection, who = await asyncio.wait_for(loop.sock_accept(server), 5)
+        connection.close()
+    assert who[0] == OUTSIDE
+
+
 # -- the plugin glassnet
 
 
