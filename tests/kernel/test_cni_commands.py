@@ -420,7 +420,7 @@ async def test_the_agent_serves_until_it_is_told_to_end(cluster: Cluster) -> Non
     try:
         assert notified.recv(100) == b"READY=1"
         told = await cluster.command("serve", "--socket", "/run/srv.sock", status=1)
-        assert "/run/srv.sock: another agent listens there" in told
+        assert "another agent listens there" in told
         conf = {"cniVersion": "1.1.0", "name": "pods", "type": "glassnet", "podCIDRs": [POD_CIDR]}
         for name in ("c1", "c2", "c3"):
             await cluster.netns(name)

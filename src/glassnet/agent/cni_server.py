@@ -34,7 +34,7 @@ class CniServer:
     """Answers plugin programs on one machine. `path` is the socket's on the machine."""
 
     def __init__(self, node: Node, path: str = SOCKET) -> None:
-        self._node, self._place, self._path = node, path, node.node.root / path.lstrip("/")
+        self._node, self._path = node, node.node.root / path.lstrip("/")
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -44,7 +44,7 @@ class CniServer:
         try:
             self._socket = _listening(self._path)
         except OSError as error:
-            raise GlassnetError(f"{self._node.node.name}: {self._place}: {error.strerror}") from None
+            raise GlassnetError(f"{self._node.node.name}: {SOCKET}: {error.strerror}") from None
         self._accepting = asyncio.create_task(self._accept(self._socket))
 
     async def _accept(self, listening: socket.socket) -> None:

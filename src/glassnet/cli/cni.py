@@ -222,7 +222,7 @@ def _tell_next(path: str, kind: str) -> None:
             serve = "glassnet cni serve" + (f" --socket {path}" if path != "/run/glassnet/cni.sock" else "")
             serve += " --kubeconfig FILE" if kind == "glassnet" else ""
             click.echo(f"No agent answers at {path}: plugins work, but each call starts a Python of its own.")
-            click.echo(f"Next: {serve}   (as a service: src/glassnet/cni/README.md has a unit file)")
+            click.echo(f"Next: {serve}   (as a service: docs/design/cni-node.md has a unit file)")
 
 
 @command.command(
