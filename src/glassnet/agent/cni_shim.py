@@ -113,7 +113,9 @@ def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: 
 
     Raises GlassnetError when one is in the way, before any is written, or the disk refuses.
     """
-    foreign = [name for name in PLUGINS if (directory / name).exists() and not _ours(directory / name)]
+    if machine != cni_native.MACHINE and (fault := shebang_fault(sys.executable)):
+        raise GlassnetError(fault)
+    foreign = foreign_programs(directory)
     if foreign and not force:
         raise GlassnetError(
             f"{directory}: {', '.join(foreign)} {'are' if len(foreign) > 1 else 'is'} not glassnet's; "
@@ -132,7 +134,35 @@ def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: 
     return list(PLUGINS)
 
 
-def _ours(path: Path) -> bool:
+def shebang_fault(python: str) -> str:
+    """Why the kernel could not start scripts by this interpreter (execve(2)); "" when it can."""
+    if len(f"#!{python} -IS") > 127:
+        return f"{python}: the path is longer than the 127 bytes a program's first line may have; install glassnet under a shorter one"
+    if any(one.isspace() for one in python):
+        return f"{python}: a program's first line cannot name an interpreter with a space in its path; install glassnet elsewhere"
+    return "" if python.startswith("/") else f"{python or 'the interpreter'}: its path is not known"
+
+
+def foreign_programs(directory: Path) -> list[str]:
+    """Names of plugins that are taken by programs which are not ours."""
+    return [name for name in PLUGINS if os.path.lexists(directory / name) and not is_ours(directory / name)]
+
+
+def uninstall(directory: Path) -> list[str]:
+    """Remove our programs from a directory, those of older versions too; their names. Raises GlassnetError when the disk refuses."""
+    gone = []
+    try:
+        for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+            if path.is_file() and is_ours(path):
+                path.unlink()
+                gone.append(path.name)
+    except OSError as error:
+        raise GlassnetError(f"{error.filename or directory}: {error.strerror}") from None
+    return gone
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a program is one of those written here."""
     try:
         with open(path, "rb") as file:
             return b"\n" + MARK.encode() in file.read(1 << 16)

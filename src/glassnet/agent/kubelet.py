@@ -10,10 +10,12 @@ from typing import Any
 
 from glassnet.agent import cni_shim, environment, node_status
 from glassnet.agent.changes import Writer
+from glassnet.agent.cni_facts import pod_cidrs, write_facts
 from glassnet.agent.cni_runtime import CniAgent
 from glassnet.agent.node_status import NodeConfig
 from glassnet.agent.pod_worker import PodWorker
 from glassnet.agent.volumes import Volumes
+from glassnet.cni.node import NodeFacts
 from glassnet.cni.runtime import PLUGIN_PATH
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
@@ -68,7 +70,15 @@ class Kubelet:
             patch = {"metadata": {"labels": body["metadata"]["labels"]}}
             await self._api.patch(kinds.NODE, "", self.name, patch)
             await self._api.patch(kinds.NODE, "", self.name, {"status": body["status"]}, "status")
+        self._tell_plugins()
         await self.heartbeat()
+
+    def _tell_plugins(self) -> None:
+        """Plugins that configure themselves find the node's pod CIDRs in a file."""
+        node = self._view.nodes.get(Key("", self.name))
+        if node is not None and (ranges := pod_cidrs(node)):
+            beyond = (self._config.cluster_cidr,) if self._config.cluster_cidr else ()
+            write_facts(self._machine.root, NodeFacts(ranges, beyond))
 
     async def heartbeat(self) -> None:
         """Renew the node's lease."""

@@ -26,6 +26,7 @@ class NodeConfig:
     pod_cidr: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     cluster_dns: str = ""
+    cluster_cidr: str = ""
 
 
 def body(config: NodeConfig, resources: Mapping[str, str], now: datetime) -> dict[str, Any]:

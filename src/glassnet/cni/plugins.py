@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassnet.cni import bandwidth, bridge, host_local, loopback, portmap, ptp, static, tuning
+from glassnet.cni import bandwidth, bridge, host_local, loopback, node, portmap, ptp, static, tuning
 from glassnet.cni.effects import Steps
 from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
 from glassnet.cni.request import Call, read_call
@@ -14,6 +14,7 @@ from glassnet.cni.result import VERSIONS, render_result
 PLUGINS: dict[str, Any] = {
     "bandwidth": bandwidth,
     "bridge": bridge,
+    "glassnet": node,
     "host-local": host_local,
     "loopback": loopback,
     "portmap": portmap,

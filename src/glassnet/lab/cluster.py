@@ -192,7 +192,9 @@ class Cluster:
     def _kubelet(self, spec: MachineSpec, runtime: LabRuntime) -> Kubelet:
         assert self._machines is not None
         labels = {"topology.kubernetes.io/zone": spec.zone, "topology.kubernetes.io/region": "lab"}
-        config = NodeConfig(spec.name, spec.address, spec.public, spec.pod_cidr, labels)
+        config = NodeConfig(
+            spec.name, spec.address, spec.public, spec.pod_cidr, labels, cluster_cidr=self._topology.cluster_cidr
+        )
         machine = self._machines.machines[spec.name]
         return Kubelet(self.view, self.api, machine, runtime, config, now=utc_now, permanent_neighbours=True)
 

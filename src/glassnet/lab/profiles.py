@@ -5,9 +5,9 @@ Addresses: github.com/kelseyhightower/kubernetes-the-hard-way, docs/03-compute-r
 
 from __future__ import annotations
 
-import json
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
+from glassnet.cni import ready
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import VPC_BRIDGE, Cable, MachineSpec, Topology, hardware, node_setup
 from glassnet.net.errors import UsageError
@@ -173,20 +173,8 @@ def _with_files(spec: MachineSpec, names: str) -> MachineSpec:
 
 def cni_files(pod_cidr: str) -> dict[str, str]:
     """/etc/cni/net.d as the guide's bootstrapping of a worker writes it."""
-    bridge = {
-        "cniVersion": "0.3.1",
-        "name": "bridge",
-        "type": "bridge",
-        "bridge": "cnio0",
-        "isGateway": True,
-        "ipMasq": True,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": pod_cidr}]], "routes": [{"dst": "0.0.0.0/0"}]},
-    }
-    loopback = {"cniVersion": "0.3.1", "name": "lo", "type": "loopback"}
-    return {
-        "/etc/cni/net.d/10-bridge.conf": json.dumps(bridge, indent=4) + "\n",
-        "/etc/cni/net.d/99-loopback.conf": json.dumps(loopback, indent=4) + "\n",
-    }
+    found = ready.files("hardway", ready.Wish(pod_cidrs=(pod_cidr,)))
+    return {f"/etc/cni/net.d/{name}": text for name, text in found.items()}
 
 
 def _hosts(name: str, names: str) -> str:

@@ -51,6 +51,7 @@ OWNERS: tuple[tuple[str, str, str], ...] = (
     (r"FLANNEL-.*", "flannel", ""),
     (r"CNI-HOSTPORT-.*|CNI-DN-.*|CNI-SN-.*", "CNI plugin portmap", "host ports of pods"),
     (r"CNI-FORWARD|CNI-ADMIN", "CNI plugin firewall", ""),
+    (r"CNI-MASQ-[0-9a-f]{16}", "CNI plugin glassnet", "masquerades what pods send outside the cluster"),
     (r"CNI-[0-9a-f]{24}", "CNI plugin bridge or ptp", "masquerades what a pod sends outside its network (ipMasq)"),
     (r"DOCKER.*", "Docker", ""),
     (r"ufw6?-.*", "ufw", ""),
