@@ -244,15 +244,19 @@ class Difference(NamedTuple):
 
 
 _ANY, _WHEN = r"(?s:.*)", r"(added|left|gone)"
-_VETH = rf"{_WHEN}\.node\..*veth\(c\d eth0\)"
+_VETH = rf"{_WHEN}\.node\..*(veth|port)\(c\d eth0\)"
 
 DIFFERENCES: tuple[Difference, ...] = (
     Difference("mark", rf"{_VETH}\.ifalias", "-", r"cni mynet c\d eth0", "the node's end of a pair has an alias, `cni NETWORK CONTAINER IFNAME`",
                "GC and DEL find it by that, with the namespace gone and without any record", "bridge"),
     Difference("queue", rf"({_WHEN}\.c\d\.links\.eth0|{_VETH})\.txqlen", "-", "1000", "veths have the kernel's queue length, 1000; in 1.1.1 none",
                "newer reference plugins have it too; a shaper on a link without it drops at once", "bridge"),
-    Difference("no-detection", rf"{_WHEN}\.(node|c\d)\.addresses\..*\.nodad", "-", "True", "IPv6 addresses are added with the flag nodad",
+    Difference("no-detection", rf"{_WHEN}\.(node|c\d)\.addresses\..*\.nodad", "-", "True", "IPv6 addresses are added with the flag nodad, and no wait for them",
                "they answer at once; the reference's gateway is tentative for 1-2 s", "bridge-dual"),
+    Difference("detection-setting", rf"{_WHEN}\.c\d\.settings\.ipv6/conf/eth0\.accept_dad", "0", "1", "`accept_dad` stays where there is no IPv6 address",
+               "the container's settings are its own", "bridge"),
+    Difference("port-advertisements", rf"{_WHEN}\.node\.settings\.ipv6/conf/port.*\.accept_ra", "0", "1", "`accept_ra` of a bridge's port stays; that of the bridge is 0",
+               "a port hands all packets to its bridge", "bridge"),
     Difference("check-mac", r"check\.c\d", r".*Bridge interface br0 Mac doesn't match.*", r"\[None\]", "CHECK takes any MAC of a bridge that is no gateway",
                "such a bridge takes over the MAC of a port and changes it with its ports: the reference's CHECK fails for no fault", ""),
     Difference("check-layer2", r"check\.c\d", r"\['999 no plugin name provided'\]", r"\[None\]", "CHECK works without `ipam`", "1.1.1 asks an address plugin without a name", "bridge-layer2"),
@@ -285,7 +289,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("port-taken", r"result\.c2", r"\{.*", r"\d+ .*", "portmap refuses a port of the node that another container has", "in the reference the first one keeps it and the second hears nothing", "portmap-taken"),
     Difference("portmap-check", r"check\.c\d", r".*999 could not check ipv6 dnat: .*", r"\[None, None(, None)?\]", "CHECK of portmap looks for each address in its own family",
                "1.1.1 looks for IPv4's rules in ip6tables too, and fails wherever that works", "portmap-address"),
-    Difference("one-redirect", rf"{_WHEN}\.node\.filters\.veth.*\.actions\.\[1\]", r"\{.*mirred.*", "-", "bandwidth's filter redirects once", "the reference's second action, an artefact of its library, never runs", "bandwidth-capability"),
+    Difference("one-redirect", rf"{_WHEN}\.node\.filters\.(veth|port).*\.actions\.\[1\]", r"\{.*mirred.*", "-", "bandwidth's filter redirects once", "the reference's second action, an artefact of its library, never runs", "bandwidth-capability"),
     Difference("bandwidth-link", rf"{_WHEN}\.node\.links\.bwp[0-9a-f]{{12}}\.(ifalias|txqlen)", "-", r"cni mynet c\d eth0|1000", "bandwidth's link has an alias and the kernel's queue length", "as the pair's end has", "bandwidth-capability"),
     Difference("tuning-check", r"check\.c\d", r".*conf/IFNAME/.*no such file or directory.*", r"\[None, None\]", "CHECK of tuning puts the interface's name for IFNAME", "1.1.1 does so in ADD alone", "tuning"),
     Difference("tuning-file", rf"{_WHEN}\.files\./run/cni/tuning/.*", r"\d+ '\{.*", r"""\d+ '\{.*"containerID": .*""", "tuning's file says whose it is", "GC finds it by that", "tuning-link"),
@@ -294,7 +298,6 @@ DIFFERENCES: tuple[Difference, ...] = (
 OPEN: tuple[Difference, ...] = (  # faults of ours that are known: to be mended, not kept
     Difference("router-advertisements", rf"{_WHEN}\.node\.settings\.ipv6/conf/.*\.accept_ra", "0", "1", "", "", ""),
     Difference("arp-notify", rf"{_WHEN}\.c\d\.settings\.ipv4/conf/eth0\.arp_notify", "1", "0", "", "", ""),
-    Difference("accept-dad", rf"{_WHEN}\.c\d\.settings\.ipv6/conf/eth0\.accept_dad", "0", "1", "", "", ""),
     Difference("dns", r"result\.c\d\.dns\..*", _ANY, "-", "", "", ""),
     Difference("layer2-mac", r"result\.c\d\.interfaces\.\[2\]\.mac", "MAC", "-", "", "", ""),
     Difference("ipv6-of-lo", rf"{_WHEN}\.c\d\.settings\.ipv6/conf/lo\.disable_ipv6", "0", "1", "", "", ""),

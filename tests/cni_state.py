@@ -56,17 +56,18 @@ async def snapshot(
 
 
 class Renaming:
-    """Takes what was drawn by lot out of a value: names of veths become whose end they are, MACs but those in `macs` become MAC."""
+    """Takes what was drawn by lot out of a value: names of veths become whose end they are (`port` of a bridge, or `veth`), MACs but those in `macs` become MAC."""
 
     def __init__(self, node: Sequence[str], inner: Mapping[str, Sequence[str]], macs: Collection[str]) -> None:
         self._macs = {*macs, "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"}
         self.names: dict[str, str] = {}
-        indexes = {link["ifindex"]: link["ifname"] for link in _json(node[1])}
+        indexes = {link["ifindex"]: link for link in _json(node[1])}
         for pod, text in inner.items():
             for link in _json(text[1]) if len(text) > 1 else ():
-                other = indexes.get(link.get("link_index"), "")
-                if _VETH.fullmatch(other):
-                    self.names[other] = f"veth({pod} {link['ifname']})"
+                other = indexes.get(link.get("link_index"), {})
+                if _VETH.fullmatch(other.get("ifname", "")):
+                    kind = "port" if "master" in other else "veth"
+                    self.names[other["ifname"]] = f"{kind}({pod} {link['ifname']})"
 
     def text(self, text: str) -> str:
         """The text with everything in it renamed."""
