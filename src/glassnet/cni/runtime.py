@@ -84,7 +84,7 @@ def _network(fields: Fields, whole: Mapping[str, Any], text: str) -> Network:
     if not listed:
         raise fields.error("plugins", "the list has no plugin")
     for one in listed:
-        plugin = fields.entry("plugins", one)
+        plugin = fields if one is whole else fields.entry("plugins", one)
         kind, capabilities = plugin.text("type"), plugin.table("capabilities")
         if not kind or "/" in kind:
             raise fields.error("type", f"{shown(one.get('type'))}: want the name of a plugin")
