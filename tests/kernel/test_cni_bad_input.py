@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 import pytest
+
 from cni_site import AGENT, ALONE, Site, cni_site
 from cni_traces import base, traces
-
 from glassnet.agent import cni as agent_cni
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.netstack.ops import AddVeth
@@ -86,7 +86,7 @@ TEXTS = [
     Case(1, 'could not parse prevResult: its version is "9.9.9"', previous(cniVersion="9.9.9")),
     Case(6, "there are 1 interfaces", previous(interfaces=[{"name": "a"}], ips=[{"address": "10.0.0.1/8", "interface": 1}])),
     Case(6, '"garbage": want an address', previous(ips=[{"address": "garbage"}])),
-    Case(7, '"mac": "zz": want six bytes', {"runtimeConfig": {"mac": "zz"}}),
+    Case(7, "want six bytes such as", {"runtimeConfig": {"mac": "zz"}}),
 ]  # fmt: skip
 
 CALLS = [
@@ -121,36 +121,32 @@ CALLS = [
 ]  # fmt: skip
 
 
-async def refused(site: Site, case: Case, where: str) -> None:
-    """The call fails as it should, and leaves the node as it was, as does the DEL that follows."""
-    if isinstance(case.conf, str):
-        conf: Any = case.conf
-    else:
-        conf = {
-            **(base() if case.plugin == "bridge" else {"cniVersion": "1.1.0", "name": "net", "type": case.plugin}),
-            **case.conf,
-        }
+async def refused(site: Site, cases: Iterable[Case], where: str) -> None:
+    """The calls fail as they should, and leave the node as it was, as do the DELs that follow."""
     before = await traces(site)
-    call = {"container": "c1", **case.call}
-    answer = await site.call(case.plugin, "ADD", conf, call.pop("container"), where=where, **call)
-    assert answer is not None and answer.get("code") == case.code and case.words in answer["msg"], (case, answer)
-    assert len(answer["msg"]) < 1500 and answer["cniVersion"] in ("1.1.0", "0.1.0")
-    assert await traces(site) == before, case
-    name = conf.get("name") if isinstance(conf, dict) else "net"
-    again = base(name=name if name in ("other", "full") else "net")
-    if "container" not in case.call:  # the others name c0, whose DEL would take it down
-        assert await site.call("bridge", "DEL", again, "c1", where=where, netns="") is None, case
+    for case in cases:
+        conf: Any = case.conf
+        if isinstance(conf, dict):
+            plain = {"cniVersion": "1.1.0", "name": "net", "type": case.plugin}
+            conf = {**(base() if case.plugin == "bridge" else plain), **conf}
+        call = {"container": "c1", **case.call}
+        answer = await site.call(case.plugin, "ADD", conf, call.pop("container"), where=where, **call)
+        assert answer is not None and answer.get("code") == case.code and case.words in answer["msg"], (case, answer)
+        assert len(answer["msg"]) < 1500 and answer["cniVersion"] in ("1.1.0", "0.1.0")
         assert await traces(site) == before, case
+        name = conf.get("name") if isinstance(conf, dict) else "net"
+        again = base(name=name if name in ("other", "full") else "net")
+        if "container" not in case.call:  # the others name c0, whose DEL would take it down
+            assert await site.call("bridge", "DEL", again, "c1", where=where, netns="") is None, case
+    assert await traces(site) == before
 
 
 async def test_texts_through_the_agent(site: Site) -> None:
-    for case in TEXTS:
-        await refused(site, case, AGENT)
+    await refused(site, TEXTS, AGENT)
 
 
 async def test_texts_alone(site: Site) -> None:
-    for case in TEXTS[::5]:
-        await refused(site, case, ALONE)
+    await refused(site, TEXTS[::8], ALONE)
 
 
 @WHERE
@@ -159,8 +155,7 @@ async def test_calls(site: Site, where: str) -> None:
     full = site.path("/var/lib/cni/networks/full")
     full.mkdir(parents=True)
     (full / "10.201.0.2").write_text("c9\r\neth0")
-    for case in CALLS:
-        await refused(site, case, where)
+    await refused(site, CALLS if where == AGENT else CALLS[1::2], where)
 
 
 @WHERE
@@ -295,9 +290,11 @@ async def test_a_namespace_that_goes_between_the_lease_and_the_rules(
     assert await site.leases("net") == ["10.200.0.2", "10.200.0.3"]
     assert await site.call("bridge", "DEL", base(), "c1") is None
     await site.run("ip", "netns", "add", "c1")
-    async with asyncio.timeout(5):
-        while await traces(site) != before:  # the kernel takes a namespace down in its own time
-            await asyncio.sleep(0.02)
+    for _ in range(250):  # the kernel takes a namespace down in its own time
+        if (after := await traces(site)) == before:
+            break
+        await asyncio.sleep(0.02)
+    assert after == before
 
 
 async def test_an_interface_that_comes_between_the_lease_and_the_link(
