@@ -7,18 +7,20 @@ links that go together (`link_removal`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from glassnet.agent.cni_effects import Effects, NodeState
+from glassnet.agent.cni_effects import DELEGATE_TIMEOUT, Effects, NodeState
+from glassnet.agent.leases import LOCK_PAUSE, LOCK_WAIT, Busy
 from glassnet.agent.link_removal import LinkRemoval
 from glassnet.agent.nat_rules import NatRules
 from glassnet.agent.rule_keeper import RuleKeeper
 from glassnet.cni import effects as e
 from glassnet.cni import nat_table
-from glassnet.cni.errors import read_answer
+from glassnet.cni.errors import read_answer, unexpected
 from glassnet.cni.runtime import PLUGIN_PATH
 from glassnet.kernel import network_state
 from glassnet.kernel.api import Host, NetNs
@@ -69,6 +71,8 @@ async def carry_out(steps: e.Steps[T], perform: Callable[[e.Effect[Any]], Awaita
             value, send = await perform(effect), steps.send
         except GlassnetError as error:
             value, send = error, steps.throw
+        except Exception as error:  # nobody has foreseen it: the plugin undoes its work all the same
+            value, send = unexpected(error), steps.throw
         except asyncio.CancelledError as error:
             await asyncio.shield(_undone(steps, error, perform))
             raise
@@ -103,7 +107,20 @@ class AgentEffects(Effects):
     async def perform(self, effect: e.Effect[Any]) -> Any:
         """Carry out one effect. Raises GlassnetError."""
         waiting = _WAITING.get(type(effect))
-        return self.now(effect) if waiting is None else await waiting(self, effect)
+        if waiting is not None:
+            return await waiting(self, effect)
+        try:
+            return self.now(effect)
+        except Busy:
+            return await self._when_free(effect)
+
+    async def _when_free(self, effect: e.Effect[Any]) -> Any:
+        """Another process changes leases just now: the other calls must not wait for it."""
+        for _ in range(int(LOCK_WAIT / LOCK_PAUSE)):
+            await asyncio.sleep(LOCK_PAUSE)
+            with contextlib.suppress(Busy):
+                return self.now(effect)
+        return self.now(effect)
 
     async def _remove(self, effect: e.Remove) -> None:
         name: str | None = effect.name
@@ -156,10 +173,10 @@ class AgentEffects(Effects):
     async def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", PLUGIN_PATH))
         variables = [f"{key}={value}" for key, value in {**self._environment, "CNI_COMMAND": effect.command}.items()]
-        words = ["env", *variables, "sh", "-c", '"$0" || true', found]
-        return read_answer(
-            effect.plugin, await self._agent.host.run(words, json.dumps(effect.config).encode(), timeout=60)
-        )
+        words = ["env", *variables, "sh", "-c", '"$0"; printf "\\n%s" $?', found]  # its exit status comes last
+        printed = await self._agent.host.run(words, json.dumps(effect.config).encode(), timeout=DELEGATE_TIMEOUT)
+        text, _, status = printed.rpartition(b"\n")
+        return read_answer(effect.plugin, int(status), text)
 
 
 _WAITING: dict[type, Callable[[AgentEffects, Any], Awaitable[Any]]] = {

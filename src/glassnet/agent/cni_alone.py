@@ -14,10 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glassnet.agent.cni_effects import Effects, NodeState
+from glassnet import __version__
+from glassnet.agent.cni_effects import DELEGATE_TIMEOUT, Effects, NodeState, container_netns
+from glassnet.agent.leases import LOCK_PAUSE, LOCK_WAIT, Busy
 from glassnet.cni import effects as e
 from glassnet.cni import nat_table, plugins
-from glassnet.cni.errors import body, read_answer
+from glassnet.cni.errors import body, read_answer, unexpected
+from glassnet.cni.request import written_version
+from glassnet.cni.result import VERSIONS
 from glassnet.kernel.links import delete_links
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.net.errors import CommandError, GlassnetError
@@ -43,8 +47,14 @@ class LoneEffects(Effects):
 
     def perform(self, effect: e.Effect[Any]) -> Any:
         """Carry out one effect. Raises GlassnetError."""
-        slow = _SLOW.get(type(effect))
-        return self.now(effect) if slow is None else slow(self, effect)
+        slow, deadline = _SLOW.get(type(effect)), time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                return self.now(effect) if slow is None else slow(self, effect)
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_PAUSE)
 
     def _remove(self, effect: e.Remove) -> None:
         delete_links(self.netns(effect.where), [effect.name])
@@ -80,14 +90,21 @@ class LoneEffects(Effects):
         return said
 
     def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
-        done = subprocess.run(
-            [self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", ""))],
-            input=json.dumps(effect.config).encode(),
-            env={**os.environ, **self._environment, "CNI_COMMAND": effect.command},
-            capture_output=True,
-            check=False,
-        )
-        return read_answer(effect.plugin, done.stdout)
+        found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", ""))
+        try:
+            done = subprocess.run(
+                [found],
+                input=json.dumps(effect.config).encode(),
+                env={**os.environ, **self._environment, "CNI_COMMAND": effect.command},
+                stdout=subprocess.PIPE,  # its errors go where ours go
+                check=False,
+                timeout=DELEGATE_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandError([found], 124, f"no end after {DELEGATE_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise CommandError([found], 126, str(error.strerror)) from None
+        return read_answer(effect.plugin, done.returncode, done.stdout)
 
 
 def run(argv: list[str], stdin: str = "") -> str:
@@ -148,39 +165,49 @@ def carry_out(steps: e.Steps[T], perform: Callable[[e.Effect[Any]], Any]) -> T:
             value, send = perform(effect), steps.send
         except GlassnetError as error:
             value, send = error, steps.throw
+        except Exception as error:  # nobody has foreseen it: the plugin undoes its work all the same
+            value, send = unexpected(error), steps.throw
 
 
 def main(argv: list[str]) -> int:
     """Carry out the call of the plugin that `argv` names; the program's exit status."""
-    plugin, environment = argv[0], dict(os.environ)
+    plugin, environment, text = argv[0], dict(os.environ), ""
     if not environment.get("CNI_COMMAND"):
         print(
-            f"CNI {plugin} plugin of glassnet: a container runtime calls it, see glassnet cni --help", file=sys.stderr
+            f"CNI {plugin} plugin of glassnet {__version__}: a container runtime calls it, see glassnet cni --help\n"
+            f"CNI protocol versions supported: {', '.join(VERSIONS)}",
+            file=sys.stderr,
         )
         return 0
-    pod = None
     try:
-        text = "" if environment["CNI_COMMAND"] == "VERSION" else sys.stdin.buffer.read().decode(errors="replace")
-        pod = open_pod(environment)
-        steps = plugins.answer(plugin, environment, text, pod.fd if pod else -1)
-        answer = carry_out(steps, LoneEffects(NodeState(Here()), pod, environment).perform)
-    except GlassnetError as error:
-        print(json.dumps(body(error), indent=4))
+        if environment["CNI_COMMAND"] != "VERSION":
+            text = sys.stdin.buffer.read().decode(errors="replace")
+        here = Here()
+        pod, absent = open_pod(environment, here.netns)
+        steps = plugins.answer(plugin, environment, text, pod.fd if pod else -1, absent)
+        answer = carry_out(steps, LoneEffects(NodeState(here), pod, environment).perform)
+    except Exception as error:
+        told = error if isinstance(error, GlassnetError) else unexpected(error)
+        print(json.dumps(body(told, written_version(text)), indent=4))
         return 1
     if answer is not None:
         print(json.dumps(answer, indent=4))
     return 0
 
 
-def open_pod(environment: Mapping[str, str]) -> KernelNetNs | None:
-    """The container's network namespace; None when the call names none, or one that is gone."""
+def open_pod(environment: Mapping[str, str], node: KernelNetNs) -> tuple[KernelNetNs | None, str]:
+    """The container's network namespace, or None and the reason: the call names none, or it is gone, or none of a container's."""
     path = environment.get("CNI_NETNS", "")
+    if not path:
+        return None, ""
     try:
-        return (
-            KernelNetNs(os.path.basename(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC), kept=True) if path else None
-        )
-    except OSError:
-        return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return None, str(error.strerror).lower()
+    if absent := container_netns(descriptor, node, environment):
+        os.close(descriptor)
+        return None, absent
+    return KernelNetNs(os.path.basename(path), descriptor, kept=True), ""
 
 
 if __name__ == "__main__":

@@ -8,24 +8,46 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from glassnet.agent.kept_rules import KeptRules
 from glassnet.agent.leases import LeaseFiles
 from glassnet.cni import effects as e
-from glassnet.cni.errors import OTHER, CniError
+from glassnet.cni.errors import OTHER, CniError, unexpected
 from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
 from glassnet.kernel.conntrack import Conntrack
+from glassnet.kernel.libc import CLONE_NEWNET
 from glassnet.kernel.nftables import NfTables
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
 from glassnet.kernel.traffic_control import read_shaping
 from glassnet.net.errors import GlassnetError, KernelError
 
 T = TypeVar("T")
+DELEGATE_TIMEOUT = 60.0  # seconds for another plugin
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
+
+
+def container_netns(descriptor: int, node: NetNs, environment: Mapping[str, str]) -> str:
+    """Why a descriptor is not that of a container's network namespace; "" when it is.
+
+    The node's own is refused as the reference library does: a process ID of a dead container may have become that of a process of the node,
+    and DEL would take the node's interface away. CNI_NETNS_OVERRIDE=1 lets it pass.
+    """
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        return "it is not a network namespace"
+    own, theirs = os.fstat(node.fd), os.fstat(descriptor)
+    allowed = environment.get("CNI_NETNS_OVERRIDE", "").upper() in ("1", "TRUE")
+    same = (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino)
+    return "it is the node's own network namespace" if same and not allowed else ""
 
 
 class NodeState:
@@ -65,8 +87,16 @@ class Effects:
         self.state, self.node, self.pod = state, state.node, pod
 
     def now(self, effect: e.Effect[Any]) -> Any:
-        """Carry out one effect; its answer. Raises GlassnetError."""
-        return _NOW[type(effect)](self, effect)
+        """Carry out one effect; its answer. Raises GlassnetError, also for what nobody has foreseen: a plugin must always come to undo its work."""
+        try:
+            return _NOW[type(effect)](self, effect)
+        except GlassnetError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise GlassnetError(f"{self.node.name}: {where}{error.strerror}") from None
+        except Exception as error:
+            raise unexpected(error) from None
 
     def netns(self, where: e.Where) -> NetNs:
         """The namespace an effect is for. Raises GlassnetError when the call has none."""
@@ -85,7 +115,7 @@ class Effects:
         places = [place for place in path.split(":") if place]
         if not plugin or "/" in plugin:
             raise CniError(OTHER, f"invalid plugin name: {plugin!r}")
-        found = next((f"{place}/{plugin}" for place in places if self.path(f"{place}/{plugin}").exists()), None)
+        found = next((f"{place}/{plugin}" for place in places if self.path(f"{place}/{plugin}").is_file()), None)
         if found is None:
             raise CniError(OTHER, f'failed to find plugin "{plugin}" in path [{" ".join(places)}]')
         return found
@@ -188,6 +218,7 @@ class Effects:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_text(effect.text)
+            beside.chmod(0o600)
             beside.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -85,10 +85,19 @@ class CniAgent:
         await self._run(runtime.delete(container, network), netns)
 
     async def sweep(self, keep: Container[str] = ()) -> None:
-        """Take down what an agent before us joined, but for the containers in `keep`; found by the results it kept (CNI's GC)."""
+        """Take down what an agent before us joined, but for the containers in `keep`; found by the results it kept (CNI's GC).
+
+        It goes on after an error. Raises GlassnetError with them all.
+        """
+        problems = []
         for kept in await self._run(runtime.list_kept(), None):
             if kept.container.container_id not in keep:
-                await self._run(runtime.delete(kept.container, kept.network.name), None)
+                try:
+                    await self._run(runtime.delete(kept.container, kept.network.name), None)
+                except GlassnetError as error:
+                    problems.append(str(error))
+        if problems:
+            raise GlassnetError("; ".join(problems))
 
     async def _run(self, steps: e.Steps[T], netns: NetNs | None) -> T:
         return await self.node.run(steps, netns, {"CNI_PATH": PLUGIN_PATH})

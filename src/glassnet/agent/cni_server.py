@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -20,13 +21,16 @@ import struct
 from pathlib import Path
 
 from glassnet.agent.cni import Node
+from glassnet.agent.cni_effects import container_netns
 from glassnet.cni import plugins
-from glassnet.cni.errors import body
+from glassnet.cni.errors import IO_FAILURE, CniError, body, unexpected
+from glassnet.cni.request import written_version
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.net.errors import GlassnetError
 
 SOCKET = "/run/glassnet/cni.sock"
-_CHUNK, _TIMEOUT, _LIMIT = 1 << 16, 30.0, 1 << 26
+_CHUNK, _TIMEOUT, _LIMIT = 1 << 16, 10.0, 1 << 26
+_AT_ONCE = 200  # calls: each takes some descriptors, of which a process has 1024 by default; the others wait in the socket's queue
 _SO_PEERCRED = struct.Struct("=iII")
 
 
@@ -38,6 +42,8 @@ class CniServer:
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
+        self._unread: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Semaphore(_AT_ONCE)
 
     async def start(self) -> None:
         """Listen; put back rules that were lost meanwhile. Raises GlassnetError when another agent does so already, or the disk refuses."""
@@ -51,10 +57,22 @@ class CniServer:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listening)
+            await self._free.acquire()
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError:  # too many open files, or a caller who has gone
+                self._free.release()
+                await asyncio.sleep(0.05)
+                continue
             call = asyncio.create_task(self._serve(connection))
             self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            self._unread.add(call)
+            call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._unread.discard(call)
+        self._free.release()
 
     async def _serve(self, connection: socket.socket) -> None:
         descriptors: list[int] = []
@@ -74,28 +92,50 @@ class CniServer:
                 os.close(each)
 
     async def _answer(self, data: bytes, descriptors: list[int]) -> bytes:
+        if not data.endswith(b"\0"):
+            raise ValueError("half a request: its program has ended")
         plugin, *pairs = data.decode(errors="surrogateescape").split("\0")
         environment = dict(pair.split("=", 1) for pair in pairs if pair.startswith("CNI_") and "=" in pair)
-        if len(descriptors) < 2 or os.fstat(descriptors[1]).st_ino != self._node.node.netns.inode:
+        if len(descriptors) < 2 or not _same_namespace(descriptors[1], self._node.node.netns.fd):
             return b"-"
-        pod = None
-        if len(descriptors) > 2:
-            pod = KernelNetNs(os.path.basename(environment.get("CNI_NETNS", "")), os.dup(descriptors[2]), kept=True)
+        text, pod, absent = "", None, ""
         try:
-            text = await asyncio.wait_for(_read(descriptors[0]), _TIMEOUT)
-            steps = plugins.answer(plugin, environment, text.decode(errors="replace"), pod.fd if pod else -1)
+            text = await self._input(descriptors[0])
+            if len(descriptors) > 2 and not (
+                absent := container_netns(descriptors[2], self._node.node.netns, environment)
+            ):
+                name = os.path.basename(environment.get("CNI_NETNS", ""))
+                pod = KernelNetNs(name, os.dup(descriptors[2]), kept=True)
+            steps = plugins.answer(plugin, environment, text, pod.fd if pod else -1, absent)
             answer = await self._node.run(steps, pod, environment)
-        except GlassnetError as error:
-            return b"1" + json.dumps(body(error), indent=4).encode() + b"\n"
+        except Exception as error:
+            told = error if isinstance(error, GlassnetError) else unexpected(error)
+            return b"1" + json.dumps(body(told, written_version(text)), indent=4).encode() + b"\n"
         finally:
             if pod is not None:
                 pod.close()
         return b"0" + (json.dumps(answer, indent=4).encode() + b"\n" if answer is not None else b"")
 
+    async def _input(self, descriptor: int) -> str:
+        """A program's standard input. Raises CniError (5). Until it has come whole nothing is done, and nobody waits for it at the end."""
+        try:
+            text = await asyncio.wait_for(_read(descriptor), _TIMEOUT)
+        except TimeoutError:
+            raise CniError(IO_FAILURE, f"error reading from stdin: no end within {_TIMEOUT:g} s") from None
+        except (OSError, ValueError) as error:
+            raise CniError(IO_FAILURE, f"error reading from stdin: {error}") from None
+        if (task := asyncio.current_task()) is not None:
+            self._unread.discard(task)
+        return text.decode(errors="replace")
+
     async def close(self) -> None:
-        """Listen no more; calls that have begun are brought to their end."""
+        """Listen no more; calls that have begun are brought to their end, those that have not told what they want are not waited for."""
         if self._accepting is not None:
             self._accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._accepting
+        for call in self._unread:
+            call.cancel()
         if self._socket is not None:
             self._socket.close()
             with contextlib.suppress(OSError):
@@ -105,12 +145,12 @@ class CniServer:
 
 
 async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
-    """All that a program sends; the descriptors that come with it."""
+    """All that a program sends; the descriptors that come with it. Raises OSError when there is no room for those."""
     loop, size = asyncio.get_running_loop(), 0
     parts: list[bytes] = []
     while True:
         try:
-            data, found, _, _ = socket.recv_fds(connection, _CHUNK, 4)
+            data, found, flags, _ = socket.recv_fds(connection, _CHUNK, 4)
         except BlockingIOError:
             readable = asyncio.Event()
             loop.add_reader(connection, readable.set)
@@ -120,6 +160,8 @@ async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
                 loop.remove_reader(connection)
             continue
         descriptors += found
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not data:
             return b"".join(parts)
         parts.append(data)
@@ -158,10 +200,11 @@ async def _read(descriptor: int) -> bytes:
 def _listening(path: Path) -> socket.socket:
     """A socket at a path whose directory is opened first: paths of sockets have 107 bytes at most (unix(7))."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     place = f"/proc/self/fd/{directory}/{path.name}"
     try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # two agents that start at once: the second sees the first
         if os.path.lexists(place):
             _must_be_dead(place)
             os.unlink(place)
@@ -175,6 +218,11 @@ def _listening(path: Path) -> socket.socket:
     finally:
         os.close(directory)
     return listening
+
+
+def _same_namespace(one: int, other: int) -> bool:
+    mine, theirs = os.fstat(one), os.fstat(other)
+    return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
 
 
 def _must_be_dead(place: str) -> None:

@@ -26,7 +26,7 @@ import posix
 from _socket import AF_UNIX, SCM_RIGHTS, SHUT_WR, SOCK_STREAM, SOL_SOCKET, socket
 
 E = posix.environ
-CLOEXEC = 0o2000000
+CLOEXEC, NONBLOCK = 0o2000000, 0o4000
 
 
 def alone():
@@ -47,7 +47,7 @@ def main():
     except OSError:
         alone()
     try:
-        fds.append(posix.open(E[b"CNI_NETNS"], CLOEXEC))
+        fds.append(posix.open(E[b"CNI_NETNS"], CLOEXEC | NONBLOCK))
     except (OSError, KeyError):
         pass
     answer = b""

@@ -85,7 +85,7 @@ def parse(call: Call) -> Conf:
     fields = call.fields
     default_route = fields.flag("isDefaultGateway")
     conf = Conf(
-        fields.text("bridge") or "cni0",
+        fields.device("bridge", "cni0"),
         fields.flag("isGateway") or default_route,
         default_route,
         fields.flag("forceAddress"),

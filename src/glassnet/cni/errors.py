@@ -19,6 +19,7 @@ NOT_AVAILABLE = 50
 LIMITED_CONNECTIVITY = 51
 OTHER = 999  # what the reference plugins answer for all that has no code of its own
 
+_SHOWN = 1000  # characters of what another plugin printed that an error repeats
 VERSION = "1.1.0"  # the newest version, which errors are written in when the caller's is not known
 
 
@@ -45,18 +46,31 @@ def body(error: GlassnetError, version: str = VERSION) -> dict[str, Any]:
     return {"cniVersion": version, "code": code, "msg": str(error), **details}
 
 
-def read_answer(plugin: str, printed: bytes) -> dict[str, Any]:
-    """What another plugin printed; {} for nothing. Raises CniError when it is an error, or no JSON object."""
-    if not printed.strip():
-        return {}
+def read_answer(plugin: str, status: int, printed: bytes) -> dict[str, Any]:
+    """What another plugin printed, {} for nothing, by its exit status. Raises CniError with its own error, or with what it printed instead."""
+    text = printed.decode(errors="replace").strip()
     try:
-        answer = json.loads(printed)
-    except ValueError:
+        answer = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
         answer = None
-    if not isinstance(answer, dict):
-        raise CniError(OTHER, f"netplugin failed: {printed.decode(errors='replace').strip()}", f"plugin {plugin}")
-    if "code" in answer:
-        code = answer["code"]
-        details = str(answer.get("details", ""))
-        raise CniError(code if isinstance(code, int) else OTHER, str(answer.get("msg", "")), details)
+    if status and isinstance(answer, dict) and "code" in answer:
+        code, details = answer["code"], str(answer.get("details") or "")
+        raise CniError(code if isinstance(code, int) and code else OTHER, str(answer.get("msg", "")), details)
+    if status and not text:
+        raise CniError(OTHER, f"netplugin failed with no error message: exit status {status}", f"plugin {plugin}")
+    if status or not isinstance(answer, dict):
+        raise CniError(OTHER, f"netplugin failed: {text[:_SHOWN]}", f"plugin {plugin}, exit status {status}")
     return answer
+
+
+def unexpected(error: Exception) -> CniError:
+    """An error that nobody has foreseen, as the answer it must still become; where it came from helps whoever reports it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = (
+        f"{trace.tb_frame.f_code.co_filename.rpartition('/glassnet/')[2]}:{trace.tb_lineno}"
+        if trace is not None
+        else ""
+    )
+    return CniError(OTHER, f"unexpected error: {type(error).__name__}: {error}", f"at {place}: please report it")

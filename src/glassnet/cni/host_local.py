@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from glassnet.cni.effects import Held, Leases, ReadFile, Release, Reserve, Steps, ask
 from glassnet.cni.errors import INVALID_CONFIG, NOT_AVAILABLE, OTHER, CniError, ConfigError
-from glassnet.cni.fields import Address, Fields, Network
+from glassnet.cni.fields import Address, Fields, Network, read_address, shown
 from glassnet.cni.request import Attachment, Call
-from glassnet.cni.result import Dns, Ip, Result, RouteEntry, read_routes
+from glassnet.cni.result import VERSIONS, Dns, Ip, Result, RouteEntry, read_routes
 from glassnet.net.errors import GlassnetError
 
 LAST, LOCK = "last_reserved_ip.", "lock"
@@ -59,6 +59,9 @@ def parse(call: Call) -> Ipam:
     if not sets:
         raise fields.error("ranges", "no IP ranges specified")
     _apart(sets, fields)
+    families = [ranges[0].subnet.version for ranges in sets]
+    if call.version in VERSIONS[:2] and len(set(families)) < len(families):
+        raise fields.error("ranges", f"CNI version {call.version} does not support more than 1 address per family")
     place = f"{fields.text('dataDir') or DATA}/{call.name}"
     ipam = Ipam(tuple(sets), place, read_routes(fields, "routes"), fields.text("resolvConf"), _wanted(call))
     fields.done()
@@ -137,40 +140,52 @@ def _wanted(call: Call) -> tuple[str, ...]:
     found = []
     for text in texts:
         try:
-            found.append(str(ip_address(text.partition("/")[0])))
+            found.append(str(read_address(text.partition("/")[0])))
         except ValueError:
-            raise ConfigError("ips", f"{text!r}: want an IP address") from None
+            raise ConfigError("ips", f"{shown(text)}: want an IP address") from None
     return tuple(dict.fromkeys(found))
 
 
 # -- decisions on leases
 
 
-def choose(ranges: tuple[Range, ...], number: int, taken: Collection[str], last: str, wanted: str = "") -> str:
+def choose(
+    ranges: tuple[Range, ...],
+    number: int,
+    taken: Collection[str],
+    last: str,
+    wanted: str = "",
+    gateways: Collection[Address] = (),
+) -> str:
     """The address that set `number` gives: `wanted` if it is free, or the next after `last` (the last one given, "" for none).
 
-    Raises Exhausted in the reference plugin's words.
+    Nobody gets the gateway of one of the ranges, nor one of `gateways` (those of the other sets). Raises Exhausted in the reference plugin's words.
     """
+    kept = {*gateways, *(one.gateway for one in ranges)}
     if wanted:
-        address = ip_address(wanted)
-        home = next((one for one in ranges if address.version == one.subnet.version and address in one.subnet), None)
-        problem = _refusal(address, home, taken)
-        if problem:
+        if problem := _refusal(ip_address(wanted), ranges, kept, taken):
             raise Exhausted(f"failed to allocate for range {number}: {problem}")
-        return str(address)
-    for one, address in _after(ranges, last):
-        if address != one.gateway and (text := str(address)) not in taken:
+        return wanted
+    for _, address in _after(ranges, last):
+        if address not in kept and (text := str(address)) not in taken:
             return text
-    spans = ",".join(str(one) for one in ranges)
-    raise Exhausted(f"failed to allocate for range {number}: no IP addresses available in range set: {spans}")
+    raise Exhausted(f"failed to allocate for range {number}: no IP addresses available in range set: {_spans(ranges)}")
 
 
-def _refusal(address: Address, home: Range | None, taken: Collection[str]) -> str:
-    if home is None or not int(home.start) <= int(address) <= int(home.end):
-        return f"requested IP address {address} is not in its range set"
-    if address == home.gateway:
+def _spans(ranges: Sequence[Range]) -> str:
+    return ",".join(str(one) for one in ranges)
+
+
+def _refusal(address: Address, ranges: Sequence[Range], kept: Collection[Address], taken: Collection[str]) -> str:
+    if address in kept:
         return f"requested ip {address} is subnet's gateway"
-    return f"requested IP address {address} is not available in range set {home}" if str(address) in taken else ""
+    if not lies_in(ranges, str(address)):
+        return f"requested IP address {address} is not in range set {_spans(ranges)}"
+    return (
+        f"requested IP address {address} is not available in range set {_spans(ranges)}"
+        if str(address) in taken
+        else ""
+    )
 
 
 def _after(ranges: tuple[Range, ...], last: str) -> Iterator[tuple[Range, Address]]:
@@ -191,7 +206,7 @@ def _after(ranges: tuple[Range, ...], last: str) -> Iterator[tuple[Range, Addres
 
 
 def assign(sets: Sequence[tuple[Range, ...]], wanted: Sequence[str]) -> tuple[str, ...]:
-    """For each set the wanted address that lies in it, "" for none. Raises CniError for one that lies in none."""
+    """For each set the wanted address that lies in it, "" for none. Raises CniError for one that lies in none, or a second one of a set."""
     out, left = [], list(wanted)
     for ranges in sets:
         mine = next((text for text in left if lies_in(ranges, text)), "")
@@ -199,13 +214,18 @@ def assign(sets: Sequence[tuple[Range, ...]], wanted: Sequence[str]) -> tuple[st
             left.remove(mine)
         out.append(mine)
     if left:
-        raise CniError(INVALID_CONFIG, f"requested IP address {', '.join(left)} is in no range of the network")
+        places = "; ".join(_spans(ranges) for ranges in sets)
+        raise CniError(
+            INVALID_CONFIG,
+            f"failed to allocate all requested IPs: {' '.join(left)}",
+            f"each range set gives one address: {places}",
+        )
     return tuple(out)
 
 
 def _holds(one: Range, text: str) -> bool:
     address = ip_address(text)
-    return address.version == one.subnet.version and address in one.subnet
+    return address.version == one.subnet.version and int(one.start) <= int(address) <= int(one.end)
 
 
 def lease_text(container_id: str, ifname: str) -> str:
@@ -215,20 +235,19 @@ def lease_text(container_id: str, ifname: str) -> str:
 
 def read_lease(text: str) -> Attachment:
     """Whose a lease is; a file without interface is from an old plugin."""
-    container_id, _, ifname = text.strip().partition("\r\n")
+    container_id, _, ifname = text.strip().partition("\n")
     return Attachment(container_id.strip(), ifname.strip())
 
 
 def is_lease(name: str) -> bool:
     """True for a lease's file name, false for the others that lie beside them."""
     try:
-        ip_address(name)
+        return str(read_address(name)) == name
     except ValueError:
         return False
-    return True
 
 
-def lies_in(ranges: tuple[Range, ...], address: str) -> bool:
+def lies_in(ranges: Sequence[Range], address: str) -> bool:
     """Whether a set of ranges has an address."""
     return any(_holds(one, address) for one in ranges)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from glassnet.cni import host_local, static
 from glassnet.cni.effects import Delegate, Steps, ask
-from glassnet.cni.errors import CniError
+from glassnet.cni.errors import OTHER, CniError
 from glassnet.cni.request import Call
 from glassnet.cni.result import Result, parse_result
+from glassnet.net.errors import GlassnetError
 
 OURS: dict[str, Any] = {"host-local": host_local, "static": static}
 
@@ -26,11 +27,32 @@ def add(call: Call) -> Steps[Result]:
     if name in OURS:
         found: Result = yield from OURS[name].add(call)
     else:
-        found = parse_result((yield from ask(Delegate(name, "ADD", call.config))), call.version)
+        found = yield from _asked(call, name)
     if not found.ips:
-        yield from delete(call)
-        raise CniError(999, "IPAM plugin returned missing IP config", f"the plugin is {name}")
+        yield from _tried(delete(call))
+        raise CniError(OTHER, "IPAM plugin returned missing IP config", f"the plugin is {name}")
     return found
+
+
+def _asked(call: Call, name: str) -> Steps[Result]:
+    """The answer of a plugin that is not ours. One that fails, or cannot be understood, is called with DEL (SPEC.md, section 4)."""
+    try:
+        answer = yield from ask(Delegate(name, "ADD", call.config))
+        if isinstance(
+            ips := answer.get("ips"), list
+        ):  # a number of an interface says nothing here: the caller makes the interfaces
+            answer = {**answer, "ips": [{**one, "interface": None} if isinstance(one, dict) else one for one in ips]}
+        return parse_result(answer, call.version, f"the answer of {name}")
+    except GlassnetError:
+        yield from _tried(delete(call))
+        raise
+
+
+def _tried(steps: Steps[None]) -> Steps[None]:
+    try:
+        yield from steps
+    except GlassnetError:
+        return
 
 
 def delete(call: Call) -> Steps[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from glassnet.cni.effects import Apply, FindLink, ListAddresses, Steps, Where, ask
 from glassnet.cni.errors import OTHER, CniError
 from glassnet.cni.request import Call
@@ -26,6 +28,9 @@ def add(call: Call) -> Steps[Result]:
         return call.previous
     addresses = yield from ask(ListAddresses(Where.POD, LO))
     ips = tuple(Ip(f"{one.text}/{one.length}", interface=0) for one in addresses)
+    for one in ips:
+        if not ip_address(one.ip).is_loopback:
+            raise CniError(OTHER, f'loopback interface found with non-loopback address "{one.ip}"', f"in {call.netns}")
     return Result((Interface(LO, "00:00:00:00:00:00", call.netns),), ips)
 
 

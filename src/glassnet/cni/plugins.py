@@ -7,7 +7,8 @@ from typing import Any
 
 from glassnet.cni import bandwidth, bridge, host_local, loopback, node, portmap, ptp, static, tuning
 from glassnet.cni.effects import Steps
-from glassnet.cni.errors import INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CniError
+from glassnet.cni.errors import INVALID_ENVIRONMENT, CniError
+from glassnet.cni.fields import shown
 from glassnet.cni.request import Call, read_call
 from glassnet.cni.result import VERSIONS, render_result
 
@@ -26,19 +27,22 @@ VERSION_ANSWER = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS
 _FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}
 
 
-def answer(plugin: str, environment: Mapping[str, str], text: str, pod: int = -1) -> Steps[dict[str, Any] | None]:
-    """Carry out one call: what the plugin prints, None for nothing. Raises CniError and what effects raise."""
+def answer(
+    plugin: str, environment: Mapping[str, str], text: str, pod: int = -1, absent: str = ""
+) -> Steps[dict[str, Any] | None]:
+    """Carry out one call: what the plugin prints, None for nothing. `pod` and `absent` as in Call. Raises CniError and what effects raise."""
     if plugin not in PLUGINS:
         raise CniError(INVALID_ENVIRONMENT, f'there is no plugin "{plugin}"; want one of {", ".join(PLUGINS)}')
     if environment.get("CNI_COMMAND") == "VERSION":
         return VERSION_ANSWER
-    call = read_call(plugin, environment, text, pod)
+    call = read_call(plugin, environment, text, pod, absent)
     return (yield from perform(call))
 
 
 def perform(call: Call) -> Steps[dict[str, Any] | None]:
     """Carry out a call that is understood. Raises CniError and what effects raise."""
     if call.command in ("ADD", "CHECK") and call.pod < 0:
-        raise CniError(UNKNOWN_CONTAINER, f'failed to open netns "{call.netns}": no such file or directory')
+        why = call.absent or "no such file or directory"
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS: failed to open netns {shown(call.netns)}: {why}")
     found = yield from getattr(PLUGINS[call.plugin], _FUNCTIONS[call.command])(call)
     return render_result(found, call.version) if found is not None else None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from glassnet.cni.errors import INCOMPATIBLE_VERSION, INVALID_CONFIG, INVALID_ENVIRONMENT, UNREADABLE, CniError
-from glassnet.cni.fields import Fields
+from glassnet.cni.fields import Fields, shown, wrong_interface
 from glassnet.cni.result import VERSIONS, Result, parse_result
 
 COMMANDS = {
@@ -24,7 +24,12 @@ COMMANDS = {
 }
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*").fullmatch
-_IFNAME_MAX = 15
+_LIST_KEYS = (
+    "cniVersions",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+)  # the runtime's; a file of one plugin has them beside its own
 
 
 class Attachment(NamedTuple):
@@ -35,7 +40,8 @@ class Attachment(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a plugin. `pod` is a descriptor of the container's network namespace (-1: none), which the core only hands on."""
+    """One call of a plugin. `pod` is a descriptor of the container's network namespace, which the core only hands on; -1 when there is none,
+    with the reason in `absent`."""
 
     plugin: str
     command: str
@@ -50,6 +56,7 @@ class Call(NamedTuple):
     config: Mapping[str, Any]
     previous: Result | None
     pod: int = -1
+    absent: str = ""
 
     @property
     def attachment(self) -> Attachment:
@@ -67,90 +74,120 @@ class Call(NamedTuple):
             key = "cni.dev/attachments"  # as the runtime library named it before 1.1.0 was final
         if not isinstance(self.config.get(key), list):
             raise CniError(INVALID_CONFIG, 'GC takes a list "cni.dev/valid-attachments"')
-        entries = self.fields.tables(key)
-        return {Attachment(one.text("containerID"), one.text("ifname")) for one in entries}
+        out = set()
+        for one in self.fields.tables(key):
+            entry = Attachment(one.text("containerID"), one.text("ifname"))
+            if not all(entry):
+                raise one.error(
+                    "containerID" if entry.ifname else "ifname", "it is missing: what is valid must be told exactly"
+                )
+            out.add(entry)
+        return out
 
 
-def read_call(plugin: str, environment: Mapping[str, str], text: str, pod: int = -1) -> Call:
-    """Understand a call. Raises CniError: 4 for the environment, 6 and 7 for the configuration, 1 for its version."""
+def read_call(plugin: str, environment: Mapping[str, str], text: str, pod: int = -1, absent: str = "") -> Call:
+    """Understand a call, checked in the reference library's order: names, what is missing, configuration, network, command, version.
+
+    Raises CniError: 4 for the environment, 6 and 7 for the configuration, 1 for its version.
+    """
     command = _command(environment)
     config = _config(text)
     fields = Fields(config)
+    name = _network_name(fields)
+    if command not in COMMANDS:
+        raise CniError(INVALID_ENVIRONMENT, f"unknown CNI_COMMAND: {command}", f"want one of {', '.join(COMMANDS)}")
     version = _version(command, fields)
-    name = fields.text("name")
-    if not name:
-        raise CniError(INVALID_CONFIG, "missing network name")
-    if not _NAME(name):
-        raise CniError(INVALID_CONFIG, f"invalid characters found in network name {name!r}")
-    for key in ("type", "args", "capabilities", "dns", "disableCheck", "cniVersions"):
+    for key in ("type", "args", "capabilities", "dns", *_LIST_KEYS):
         fields.raw(key)
-    previous = fields.table("prevResult")
+    undoing = command in ("DEL", "GC")
     return Call(
         plugin,
         command,
         environment.get("CNI_CONTAINERID", ""),
         environment.get("CNI_NETNS", ""),
         environment.get("CNI_IFNAME", ""),
-        read_args(environment.get("CNI_ARGS", "")),
+        read_args(environment.get("CNI_ARGS", ""), lenient=undoing),
         environment.get("CNI_PATH", ""),
         version,
         name,
         fields,
         config,
-        parse_result(config["prevResult"], version) if fields.has("prevResult") and previous is not None else None,
+        _previous(fields, version, lenient=undoing),
         pod,
+        absent,
     )
+
+
+def _previous(fields: Fields, version: str, lenient: bool) -> Result | None:
+    """The result of the plugins before. Lenient, one that cannot be read is none: it must not keep a container from being taken down."""
+    body = fields.raw("prevResult")
+    if body is None:
+        return None
+    try:
+        if not isinstance(body, dict):
+            raise CniError(UNREADABLE, f"could not parse prevResult: {shown(body)}: want an object")
+        return parse_result(body, version)
+    except CniError:
+        if lenient:
+            return None
+        raise
 
 
 def _command(environment: Mapping[str, str]) -> str:
     command = environment.get("CNI_COMMAND", "")
     if not command:
         raise CniError(INVALID_ENVIRONMENT, "required env variables [CNI_COMMAND] missing")
-    if command not in COMMANDS:
-        raise CniError(INVALID_ENVIRONMENT, f"unknown CNI_COMMAND: {command}; want one of {', '.join(COMMANDS)}")
-    if missing := [name for name in COMMANDS[command] if not environment.get(name)]:
+    needed = COMMANDS.get(command, ())
+    container_id, ifname = environment.get("CNI_CONTAINERID"), environment.get("CNI_IFNAME")
+    if "CNI_CONTAINERID" in needed and container_id and not _NAME(container_id):
+        raise CniError(
+            INVALID_ENVIRONMENT, "invalid characters in containerID", f"CNI_CONTAINERID is {shown(container_id)}"
+        )
+    if "CNI_IFNAME" in needed and ifname and (wrong := wrong_interface(ifname)):
+        long = "; interface name should be less than 16 characters" if "long" in wrong else ""
+        raise CniError(INVALID_ENVIRONMENT, wrong, f"CNI_IFNAME is {shown(ifname)}{long}")
+    if missing := [name for name in needed if not environment.get(name)]:
         raise CniError(INVALID_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
-    if command in ("ADD", "DEL", "CHECK"):
-        container_id, ifname = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
-        if not _NAME(container_id):
-            raise CniError(INVALID_ENVIRONMENT, f"invalid characters in CNI_CONTAINERID: {container_id!r}")
-        if wrong := _interface(ifname):
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname!r}: {wrong}")
     return command
 
 
-def _interface(name: str) -> str:
-    """What is wrong with an interface's name (dev_valid_name in the kernel's net/core/dev.c); "" for nothing."""
-    if len(name.encode()) > _IFNAME_MAX:
-        return f"interface name is too long, want {_IFNAME_MAX} bytes at most"
-    if name in (".", ".."):
-        return "interface name is . or .."
-    if any(one in "/:" or one.isspace() for one in name):
-        return "interface name contains / or : or whitespace characters"
-    return ""
+def is_name(text: str) -> bool:
+    """Whether a text can name a network or a container."""
+    return _NAME(text) is not None
+
+
+def _network_name(fields: Fields) -> str:
+    name = fields.text("name")
+    if not name:
+        raise CniError(INVALID_CONFIG, "missing network name")
+    if not _NAME(name):
+        raise CniError(INVALID_CONFIG, "invalid characters found in network name", shown(name))
+    return name
 
 
 def _config(text: str) -> dict[str, Any]:
+    what = "error unmarshall network config"
     try:
         config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CniError(UNREADABLE, f"{what}: standard input:{error.lineno}:{error.colno}: {error.msg}") from None
     except ValueError as error:
-        place = f"standard input:{error.lineno}:{error.colno}: " if isinstance(error, json.JSONDecodeError) else ""
-        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise CniError(UNREADABLE, f"{place}{message}") from None
+        raise CniError(UNREADABLE, f"{what}: {error}") from None
     except RecursionError:
-        raise CniError(UNREADABLE, "standard input: too many brackets inside each other") from None
+        raise CniError(UNREADABLE, f"{what}: too many brackets inside each other") from None
     if not isinstance(config, dict):
-        raise CniError(UNREADABLE, "standard input: want a JSON object")
+        raise CniError(UNREADABLE, f"{what}: {shown(config)}: want a JSON object")
     return config
 
 
 def _version(command: str, fields: Fields) -> str:
-    version = fields.text("cniVersion", "0.1.0")
+    version = fields.text("cniVersion") or VERSIONS[0]
     if version not in VERSIONS:
+        supported = " ".join(json.dumps(one) for one in VERSIONS)
         raise CniError(
             INCOMPATIBLE_VERSION,
             "incompatible CNI versions",
-            f'config is "{version}", plugin supports {json.dumps(list(VERSIONS))}',
+            f"config is {shown(version)}, plugin supports [{supported}]",
         )
     since = SINCE.get(command)
     if since is not None and VERSIONS.index(version) < VERSIONS.index(since):
@@ -160,12 +197,22 @@ def _version(command: str, fields: Fields) -> str:
     return version
 
 
-def read_args(text: str) -> dict[str, str]:
-    """CNI_ARGS: `KEY=VALUE;KEY=VALUE`. Raises CniError for a part without "="."""
+def written_version(text: str) -> str:
+    """The version an answer to a configuration is written in: its own, or the newest when it has none that there is."""
+    try:
+        found = json.loads(text).get("cniVersion")
+    except (ValueError, AttributeError, RecursionError):
+        found = None
+    return found if found in VERSIONS else VERSIONS[-1]
+
+
+def read_args(text: str, lenient: bool = False) -> dict[str, str]:
+    """CNI_ARGS: `KEY=VALUE;KEY=VALUE`. Raises CniError for a part without "=", unless lenient."""
     found = {}
     for part in filter(None, text.split(";")):
         key, equals, value = part.partition("=")
-        if not equals:
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: invalid pair {part!r}; want KEY=VALUE;KEY=VALUE")
-        found[key] = value
+        if equals:
+            found[key] = value
+        elif not lenient:
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: invalid pair {shown(part)}", "want KEY=VALUE;KEY=VALUE")
     return found

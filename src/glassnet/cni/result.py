@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glassnet.cni.errors import INCOMPATIBLE_VERSION, UNREADABLE, CniError, ConfigError
-from glassnet.cni.fields import Fields
+from glassnet.cni.fields import Fields, shown
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
@@ -92,11 +92,11 @@ def read_routes(fields: Fields, key: str) -> tuple[RouteEntry, ...]:
 
 
 def _route(fields: Fields) -> RouteEntry:
-    network, gateway = fields.network("dst", strict=False), fields.address("gw")
-    if network is None:
+    destination, gateway = fields.prefixed("dst"), fields.address("gw")
+    if not destination:
         raise fields.error("dst", 'want a network such as "0.0.0.0/0"')
     return RouteEntry(
-        str(network),
+        destination,
         str(gateway) if gateway else "",
         fields.number("mtu"),
         fields.number("advmss"),
@@ -116,16 +116,20 @@ def read_dns(fields: Fields) -> Dns:
     )
 
 
-def parse_result(body: Mapping[str, Any], version: str) -> Result:
-    """A result written in a version (its own `cniVersion` comes first). Raises CniError (6) when it is none."""
-    own = body.get("cniVersion") or version
-    if own not in VERSIONS:
-        raise CniError(INCOMPATIBLE_VERSION, f"unsupported CNI result version {own!r}")
-    fields = Fields(body, "prevResult")
+def parse_result(body: Mapping[str, Any], version: str, source: str = "prevResult") -> Result:
+    """A result written in a version (its own `cniVersion` comes first). `source` is what errors call it. Raises CniError: 6 when it is none,
+    1 for a version there is not."""
+    fields = Fields(body, source)
     try:
+        own = fields.text("cniVersion") or version
+        if own not in VERSIONS:
+            want = ", ".join(VERSIONS)
+            raise CniError(
+                INCOMPATIBLE_VERSION, f"could not parse {source}: its version is {shown(own)}", f"want one of {want}"
+            )
         return _old(fields) if own in VERSIONS[:2] else _new(fields)
     except ConfigError as error:
-        raise CniError(UNREADABLE, f"could not parse prevResult: {error}") from None
+        raise CniError(UNREADABLE, f"could not parse {source}: {error}") from None
 
 
 def _new(fields: Fields) -> Result:
@@ -152,28 +156,26 @@ def _new(fields: Fields) -> Result:
 
 def _old(fields: Fields) -> Result:
     """0.1.0 and 0.2.0: an address a family, with the family's routes."""
-    ips, routes = [], []
+    ips: list[Ip] = []
+    routes: list[RouteEntry] = []
     for key in ("ip4", "ip6"):
         if fields.has(key):
             one = fields.table(key)
             gateway = one.address("gateway")
             ips.append(Ip(_address(one, "ip"), str(gateway) if gateway else ""))
-            routes += [
-                route if route.gw or not gateway else route._replace(gw=str(gateway))
-                for route in read_routes(one, "routes")
-            ]
+            routes += read_routes(one, "routes")
     return Result(ips=tuple(ips), routes=tuple(routes), dns=read_dns(fields.table("dns")))
 
 
 def _address(fields: Fields, key: str) -> str:
-    text = fields.text(key)
-    if fields.network(key, strict=False) is None or "/" not in text:
-        raise fields.error(key, f"{text!r}: want an address with a prefix length, such as 10.200.0.2/24")
-    return text
+    address = fields.prefixed(key)
+    if not address:
+        raise fields.error(key, "want an address with a prefix length, such as 10.200.0.2/24")
+    return address
 
 
 def render_result(result: Result, version: str) -> dict[str, Any]:
-    """The result as a plugin prints it in a version. Raises CniError when the version cannot say it."""
+    """The result as a plugin prints it in a version; what the version has no words for is left out."""
     if version in VERSIONS[:2]:
         return _render_old(result, version)
     body: dict[str, Any] = {"cniVersion": version}
@@ -194,15 +196,17 @@ def _render_old(result: Result, version: str) -> dict[str, Any]:
         if ip is not None:
             routes = [{"dst": one.dst, **_given(gw=one.gw)} for one in result.routes if one.family == family]
             body[f"ip{family}"] = {"ip": ip.address, **_given(gateway=ip.gateway, routes=routes)}
-    if not result.ips:
-        raise CniError(INCOMPATIBLE_VERSION, f"cannot convert: no valid IP addresses for a result of version {version}")
     body["dns"] = _render_dns(result.dns)
     return body
 
 
 def _render_interface(one: Interface, version: str) -> dict[str, Any]:
-    newer = _given(mtu=one.mtu, socketPath=one.socket_path, pciID=one.pci_id) if version == "1.1.0" else {}
-    return {"name": one.name, **_given(mac=one.mac), **newer, **_given(sandbox=one.sandbox)}
+    newer = version == "1.1.0"
+    return {
+        "name": one.name,
+        **_given(mac=one.mac, mtu=one.mtu if newer else 0, sandbox=one.sandbox),
+        **(_given(socketPath=one.socket_path, pciID=one.pci_id) if newer else {}),
+    }
 
 
 def _render_ip(one: Ip, version: str) -> dict[str, Any]:

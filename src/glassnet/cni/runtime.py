@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from glassnet.cni import plugins
 from glassnet.cni.effects import Delegate, ListFiles, ReadFile, RemoveFile, Steps, WriteFile, ask
-from glassnet.cni.errors import ConfigError
-from glassnet.cni.fields import Fields
-from glassnet.cni.request import Attachment, read_call
-from glassnet.cni.result import VERSIONS, Result, parse_result
+from glassnet.cni.errors import INCOMPATIBLE_VERSION, CniError, ConfigError
+from glassnet.cni.fields import Fields, shown
+from glassnet.cni.request import Attachment, is_name, read_call
+from glassnet.cni.result import VERSIONS, Result, parse_result, render_result
 from glassnet.net.errors import GlassnetError, ParseError
 
 SUFFIXES = (".conf", ".conflist", ".json")
@@ -76,18 +76,27 @@ def parse_network(text: str, source: str) -> Network:
 
 def _network(fields: Fields, whole: Mapping[str, Any], text: str) -> Network:
     version, name = _version(fields), fields.text("name")
-    if not name or "/" in name:
-        raise fields.error("name", f"{name!r}: want a name for the network" if name else "the network has no name")
+    if not is_name(name):
+        raise fields.error(
+            "name", f"{shown(name)}: want letters, digits and _.-" if name else "the network has no name"
+        )
     listed = fields.items("plugins") if fields.has("plugins") else [whole]
     if not listed:
         raise fields.error("plugins", "the list has no plugin")
     for one in listed:
-        kind = fields.entry("plugins", one).text("type")
+        plugin = fields if one is whole else fields.entry("plugins", one)
+        kind, capabilities = plugin.text("type"), plugin.table("capabilities")
         if not kind or "/" in kind:
-            raise fields.error("type", f"{json.dumps(one.get('type'))}: want the name of a plugin")
+            raise fields.error("type", f"{shown(one.get('type'))}: want the name of a plugin")
+        for name_of in one.get("capabilities") or ():
+            capabilities.flag(name_of)
     return Network(
         version, name, tuple(listed), text, not _truth(fields, "disableCheck"), not _truth(fields, "disableGC")
     )
+
+
+def _newer(version: str, since: str) -> bool:
+    return VERSIONS.index(version) >= VERSIONS.index(since)
 
 
 def _version(fields: Fields) -> str:
@@ -164,7 +173,7 @@ def _take_down(network: Network, container: Container, answer: Mapping[str, Any]
     """DEL of every plugin in reverse order; the first error, after all have been tried."""
     problem: GlassnetError | None = None
     for plugin in reversed(network.plugins):
-        more = {"prevResult": answer} if answer and network.version not in VERSIONS[:4] else {}
+        more = {"prevResult": answer} if answer and _newer(network.version, "0.4.0") else {}
         try:
             yield from _call(network, plugin, "DEL", container, more)
         except GlassnetError as error:
@@ -175,11 +184,18 @@ def _take_down(network: Network, container: Container, answer: Mapping[str, Any]
 def delete(container: Container, network: str, fallback: Network | None = None) -> Steps[None]:
     """DEL as ADD kept it; idempotent. Without a kept result `fallback` says which plugins there are. Raises GlassnetError."""
     path = _path(network, container.attachment)
-    kept = read_kept((yield from ask(ReadFile(path))) or "")
+    text = (yield from ask(ReadFile(path))) or ""
+    kept = read_kept(text, fallback, container)
     known = kept.network if kept else fallback
     if kept is not None:  # plugins get what they got at ADD
         container = container._replace(arguments=kept.container.arguments, capabilities=kept.container.capabilities)
     if known is not None:
+        if kept is not None:
+            given = kept.container
+            container = container._replace(
+                arguments=container.arguments or given.arguments,
+                capabilities=container.capabilities or given.capabilities,
+            )
         problem = yield from _take_down(known, container, kept.result if kept else None)
         if problem is not None:
             raise problem
@@ -187,21 +203,30 @@ def delete(container: Container, network: str, fallback: Network | None = None) 
 
 
 def check(container: Container, kept: Kept) -> Steps[None]:
-    """CHECK of every plugin against the kept result. Raises GlassnetError."""
+    """CHECK of every plugin against the kept result. Raises GlassnetError, also for a version that has no CHECK."""
+    if not _newer(kept.network.version, "0.4.0"):
+        raise CniError(
+            INCOMPATIBLE_VERSION, f"configuration version {kept.network.version} does not support the CHECK command"
+        )
     if kept.network.check:
         for plugin in kept.network.plugins:
             yield from _call(kept.network, plugin, "CHECK", container, {"prevResult": kept.result})
 
 
 def status(network: Network) -> Steps[None]:
-    """STATUS of every plugin. Raises CniError."""
-    for plugin in network.plugins:
+    """STATUS of every plugin, since 1.1.0; an older network is taken for ready. Raises CniError."""
+    for plugin in network.plugins if _newer(network.version, "1.1.0") else ():
         yield from _call(network, plugin, "STATUS", Container("", ""), {})
 
 
 def collect(network: Network, valid: Sequence[Container]) -> Steps[list[str]]:
-    """GC: DEL of what was kept and is not in the list, then GC of every plugin. It goes on after errors and gives them all."""
+    """GC: DEL of what was kept and is not in the list, then GC of every plugin. It goes on after errors and gives them all.
+
+    A network with disableGC is left alone: others may share its addresses and interfaces.
+    """
     problems: list[str] = []
+    if not network.collect:
+        return problems
     keep = {one.attachment for one in valid}
     for kept in (yield from list_kept()):
         if kept.network.name == network.name and kept.container.attachment not in keep:
@@ -209,11 +234,15 @@ def collect(network: Network, valid: Sequence[Container]) -> Steps[list[str]]:
                 yield from delete(kept.container, network.name)
             except GlassnetError as error:
                 problems.append(str(error))
-    if network.collect and network.version == VERSIONS[-1]:
+    if _newer(network.version, "1.1.0"):
         entries = [{"containerID": one.container_id, "ifname": one.ifname} for one in valid]
+        more = {
+            "cni.dev/valid-attachments": entries,
+            "cni.dev/attachments": entries,
+        }  # the latter for plugins of before 1.1.0 was final
         for plugin in network.plugins:
             try:
-                yield from _call(network, plugin, "GC", Container("", ""), {"cni.dev/valid-attachments": entries})
+                yield from _call(network, plugin, "GC", Container("", ""), more)
             except GlassnetError as error:
                 problems.append(str(error))
     return problems
@@ -249,22 +278,38 @@ def _kept(network: Network, container: Container, result: Mapping[str, Any]) -> 
     return json.dumps(body)
 
 
-def read_kept(text: str) -> Kept | None:
-    """A kept result; None for none, or half a one from a crash."""
+def read_kept(text: str, older: Network | None = None, whose: Container | None = None) -> Kept | None:
+    """A kept result; None for none, or half a one from a crash.
+
+    Runtimes before libcni 0.8 kept the result alone, which says nothing of network and container: `older` and `whose` tell those.
+    """
     try:
         body = json.loads(text)
+        if "kind" not in body and "config" not in body:
+            return Kept(older, whose, _result(body, older.version)) if older and whose else None
         network = parse_network(base64.b64decode(body["config"]).decode(), body["networkName"])
+        capabilities = body.get("capabilityArgs") or {}
+        if not (is_name(body["networkName"]) and is_name(body["containerId"]) and isinstance(capabilities, dict)):
+            return None
         container = Container(
             body["containerId"],
-            body.get("netns") or "",
-            body["ifName"],
+            str(body.get("netns") or ""),
+            str(body["ifName"]),
             -1,
             tuple((str(key), str(value)) for key, value in body.get("cniArgs") or ()),
-            body.get("capabilityArgs") or {},
+            capabilities,
         )
-        return Kept(network._replace(name=body["networkName"]), container, body.get("result") or {})
-    except (ValueError, KeyError, TypeError, GlassnetError):
+        return Kept(network._replace(name=body["networkName"]), container, _result(body.get("result"), network.version))
+    except (ValueError, KeyError, TypeError, RecursionError, GlassnetError):
         return None
+
+
+def _result(body: Any, version: str) -> dict[str, Any]:
+    """A kept result in the network's version, whatever it was kept in; empty when there is none that can be read."""
+    try:
+        return render_result(parse_result(body, version), version) if isinstance(body, dict) and body else {}
+    except CniError:
+        return {}
 
 
 def list_kept() -> Steps[list[Kept]]:

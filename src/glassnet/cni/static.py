@@ -5,14 +5,15 @@ Source: behaviour of the reference plugin (containernetworking/plugins, static):
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface
+from collections.abc import Sequence
+from ipaddress import ip_interface
 from typing import NamedTuple
 
 from glassnet.cni.effects import Steps
-from glassnet.cni.errors import OTHER, CniError, ConfigError
-from glassnet.cni.fields import Fields
+from glassnet.cni.errors import INVALID_CONFIG, OTHER, CniError, ConfigError
+from glassnet.cni.fields import Fields, read_address, read_interface, shown
 from glassnet.cni.request import Call
-from glassnet.cni.result import Dns, Ip, Result, RouteEntry, read_dns, read_routes
+from glassnet.cni.result import VERSIONS, Dns, Ip, Result, RouteEntry, read_dns, read_routes
 
 
 class Ipam(NamedTuple):
@@ -24,54 +25,56 @@ class Ipam(NamedTuple):
 
 
 def parse(call: Call) -> Ipam:
-    """Read the `ipam` part and what is asked for from outside. Raises ConfigError."""
+    """Read the `ipam` part and what is asked for from outside: CNI_ARGS adds to it, `args.cni.ips` and then the runtime's `ips` take its place.
+
+    Raises ConfigError.
+    """
     fields = call.fields.table("ipam")
     fields.raw("type")
-    ips = [_ip(one, "address") for one in fields.tables("addresses")]
+    ips = [_ip(one) for one in fields.tables("addresses")]
     routes, dns = read_routes(fields, "routes"), read_dns(fields.table("dns"))
     fields.done()
-    asked = [_address(text, "ips") for text in _asked(call)]
-    if asked:
-        ips = [Ip(address) for address in asked]
-    if gateways := call.args.get("GATEWAY"):
-        ips = [_with_gateway(ip, gateways) for ip in ips]
+    ips += [Ip(_address(text.strip(), "ip")) for text in call.args.get("IP", "").split(",") if text.strip()]
+    ips = _with_gateways(ips, call.args.get("GATEWAY", ""))
+    for asked in (call.fields.table("args").table("cni").texts("ips"), call.runtime.texts("ips")):
+        if asked:
+            ips = [Ip(_address(text, "ips")) for text in asked]
     if not ips:
         raise fields.error("addresses", "no address is given")
+    families = [one.family for one in ips]
+    if call.version in VERSIONS[:2] and len(set(families)) < len(families):
+        raise fields.error("addresses", f"CNI version {call.version} does not support more than 1 address per family")
     return Ipam(tuple(ips), routes, dns)
 
 
-def _asked(call: Call) -> list[str]:
-    from_runtime = call.runtime.texts("ips")
-    from_args = call.fields.table("args").table("cni").texts("ips")
-    from_environment = [text.strip() for text in call.args.get("IP", "").split(",") if text.strip()]
-    return from_runtime or from_args or from_environment
-
-
-def _ip(fields: Fields, key: str) -> Ip:
+def _ip(fields: Fields) -> Ip:
     gateway = fields.address("gateway")
-    address = _address(fields.text(key), key)
+    address = _address(fields.text("address"), "address")
     fields.done()
     return Ip(address, str(gateway) if gateway else "")
 
 
 def _address(text: str, key: str) -> str:
     try:
-        found = ip_interface(text)
+        return str(read_interface(text))
     except ValueError:
-        raise ConfigError(key, f"{text!r}: want an address with a prefix length, such as 10.10.0.1/24") from None
-    if "/" not in text:
-        raise ConfigError(key, f"{text!r}: the prefix length is missing, as in {text}/24")
-    return str(found)
+        raise ConfigError(
+            key, f"the '{key}' field is expected to be in CIDR notation, such as 10.10.0.1/24, got: {shown(text)}"
+        ) from None
 
 
-def _with_gateway(ip: Ip, gateways: str) -> Ip:
-    for text in gateways.split(","):
+def _with_gateways(ips: Sequence[Ip], gateways: str) -> list[Ip]:
+    """The addresses, each with the gateway that lies in its network."""
+    out = list(ips)
+    for text in filter(None, map(str.strip, gateways.split(","))):
         try:
-            if ip_address(text.strip()) in ip_interface(ip.address).network:
-                return ip._replace(gateway=str(ip_address(text.strip())))
+            gateway = read_address(text)
         except ValueError:
-            raise ConfigError("GATEWAY", f"{text!r} in CNI_ARGS: want an IP address") from None
-    return ip
+            raise ConfigError("GATEWAY", f"invalid gateway address: {shown(text)} in CNI_ARGS") from None
+        out = [
+            one._replace(gateway=str(gateway)) if gateway in ip_interface(one.address).network else one for one in out
+        ]
+    return out
 
 
 def add(call: Call) -> Steps[Result]:
@@ -88,10 +91,14 @@ def delete(call: Call) -> Steps[None]:
 
 def check(call: Call) -> Steps[None]:
     """The previous result has every address. Raises CniError."""
-    there = {one.address for one in call.previous.ips} if call.previous else set()
+    if call.previous is None:
+        raise CniError(INVALID_CONFIG, "Required prevResult missing")
+    there = {one.address: one.gateway for one in call.previous.ips}
     for one in parse(call).ips:
         if one.address not in there:
             raise CniError(OTHER, f"static: Failed to find address {one.address} in the previous result")
+        if one.gateway and there[one.address] != one.gateway:
+            raise CniError(OTHER, f"static: Failed to match addr {one.address}: its gateway is not {one.gateway}")
     yield from ()
 
 

@@ -70,8 +70,9 @@ def wanted_hardware(call: Call) -> str:
 
 
 def alias(call: Call) -> str:
-    """What the node's end of a pair is marked with: whose it is. GC finds links by it. (At most 255 bytes, IFALIASZ.)"""
-    return f"cni {call.name} {call.container_id} {call.ifname}"[:255]
+    """What the node's end of a pair is marked with: whose it is. GC finds links by it, but for names that do not fit (254 bytes, IFALIASZ)."""
+    mark = f"cni {call.name} {call.container_id} {call.ifname}"
+    return mark if len(mark.encode()) < 255 else f"cni {hashlib.sha256(mark.encode()).hexdigest()}"
 
 
 def owner(link_alias: str) -> tuple[str, str, str] | None:
