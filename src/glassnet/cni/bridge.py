@@ -265,7 +265,9 @@ def _connect(call: Call, conf: Conf, ips: Sequence[Ip], undo: Undo) -> Steps[tup
     for _ in range(_TRIES):
         random = yield from ask(Random(16))
         name, host_mac = f"veth{random[:4].hex()}", wiring.host_hardware(random[4:10])
-        mac = conf.mac or (wiring.hardware(ips[0].ip) if ips else wiring.host_hardware(random[10:]))
+        # two hosts of one address must not have one MAC as well: nobody would notice
+        follows = ips and not conf.duplicate_detection
+        mac = conf.mac or (wiring.hardware(ips[0].ip) if follows else wiring.host_hardware(random[10:]))
         operations = pair_operations(call, conf, name, host_mac, mac)
         undo.append(lambda name=name: ask(Remove(Where.NODE, name)))  # type: ignore[misc]
         try:
@@ -298,7 +300,7 @@ def _make_known(conf: Conf, ips: Sequence[Ip], bridge: Link, container: Interfac
     Where all MACs follow from addresses (an agent's own pods, with permanent neighbours) nobody can know another one.
     """
     inside: list[Operation] = []
-    if ips and (conf.mac or not conf.permanent_neighbours):
+    if ips and (conf.mac or conf.duplicate_detection or not conf.permanent_neighbours):
         inside.append(SetLink(container.name, hardware=container.mac))
     if conf.permanent_neighbours and conf.is_gateway and ips:
         device, hardware = conf.gateway_device, bridge.hardware
