@@ -259,6 +259,21 @@ async def test_masquerade_rules_stand_once_a_node_and_come_back(cluster: Cluster
     assert await call("glassnet", "GC", {**conf, "cni.dev/valid-attachments": []}, "", netns="") is None
 
 
+async def test_the_agent_puts_masquerade_rules_back_when_they_are_flushed(cluster: Cluster) -> None:
+    conf = {"cniVersion": "1.1.0", "name": "pods", "type": "glassnet", "podCIDRs": [POD_CIDR]}
+    await cluster.netns("c1")
+    await cluster.site.call("glassnet", "ADD", conf, "c1")
+    await cluster.site.run("iptables", "-t", "nat", "-F")
+    wanted, deadline = rules("pods", 4, NodeFacts((POD_CIDR,))), time.monotonic() + 10
+    while [
+        one for one in (await cluster.site.run("iptables-save", "-t", "nat")).splitlines() if one in wanted
+    ] != wanted:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    await cluster.site.call("glassnet", "GC", {**conf, "cni.dev/valid-attachments": []}, "", netns="")
+    assert chain_name("pods") not in await cluster.site.run("iptables-save", "-t", "nat")
+
+
 @pytest.mark.parametrize("tool", ["nft", "legacy"])
 @pytest.mark.parametrize("where", [AGENT, ALONE])
 async def test_rules_are_mended_whatever_was_done_to_them(cluster: Cluster, tool: str, where: str) -> None:
