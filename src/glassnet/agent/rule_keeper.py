@@ -3,7 +3,8 @@
 nf_tables gives notice of what is deleted; legacy tables are looked at twice a second, which takes one system call. A notice is worth a look only
 when it is about a chain that holds kept rules, or leads to one: what plugins delete themselves is forgotten before, so nobody is woken by it.
 A look compares, and writes only what is missing; so its own writing ends in a look that finds nothing. A container's chain that is deleted by name,
-while others are there, has been taken away by somebody who means it (the reference plugin's DEL): that one is forgotten.
+while others are there, has been taken away by somebody who means it (the reference plugin's DEL): that one is forgotten, and so are masquerade
+rules of a container without a link on the node.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Iterable, Mapping
 from glassnet.agent.kept_rules import Kept, KeptRules
 from glassnet.agent.nat_rules import NatRules, alone
 from glassnet.cni.effects import NftMark
+from glassnet.cni.masquerade import owners
 from glassnet.cni.nat_table import own_chains
+from glassnet.cni.wiring import owner
 from glassnet.kernel.api import Host
 from glassnet.kernel.iptables import LegacyInfo, legacy_tables
+from glassnet.kernel.network_state import list_links
 from glassnet.kernel.nfnetlink import Listener
 from glassnet.kernel.nftables import GROUP, NfTables
 from glassnet.net.errors import GlassnetError, KernelError
@@ -163,6 +167,7 @@ class RuleKeeper:
 
     async def repair(self, since: float) -> int:
         """Put back what is lost now; of how many containers. Raises GlassnetError."""
+        self._forget_gone()
         kept = self._kept.all()
         self._learn(kept.values())
         count = 0
@@ -175,6 +180,14 @@ class RuleKeeper:
         if count:
             log.warning("%s: rules of %d containers were lost, they are put back", self._host.name, count)
         return count
+
+    def _forget_gone(self) -> None:
+        """Forget masquerade rules of containers that no link of the node belongs to any more: another plugin's DEL took them away."""
+        linked = {found[:2] for link in list_links(self._host.netns) if (found := owner(link.alias))}
+        for name, one in self._kept.all().items():
+            mine = owners(one.lines) if name.startswith("masquerade") else set()
+            if mine and mine.isdisjoint(linked):
+                self._kept.remove(name)
 
     async def _run_scripts(self, kept: list[Kept]) -> int:
         tables, count = NfTables(self._host.netns), 0

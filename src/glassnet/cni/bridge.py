@@ -27,6 +27,7 @@ from glassnet.cni.effects import (
     FindPort,
     ListAddresses,
     Random,
+    ReadFile,
     ReadSetting,
     Remove,
     Steps,
@@ -167,9 +168,8 @@ def _bridge(call: Call, conf: Conf, ips: Sequence[Ip]) -> Steps[tuple[Link, tupl
     operations = bridge_operations(conf, ips, present)
     if operations:
         yield from wiring.apply(Where.NODE, operations)
-    if present is None or addresses:  # whoever is in the bridge must not tell the node its routes
-        name = f"net.ipv6.conf.{conf.bridge.replace('.', '/')}.accept_ra"
-        yield from ask(Ensure(Where.NODE, {}, {name: "0"}))
+    # whoever is in the bridge must not tell the node its routes
+    yield from ask(Ensure(Where.NODE, {}, {f"net.ipv6.conf.{conf.bridge.replace('.', '/')}.accept_ra": "0"}))
     bridge = present
     if operations or present is None:
         bridge = yield from ask(FindLink(Where.NODE, conf.bridge))
@@ -178,11 +178,16 @@ def _bridge(call: Call, conf: Conf, ips: Sequence[Ip]) -> Steps[tuple[Link, tupl
     more: tuple[Interface, ...] = ()
     if gateways and conf.vlans.vlan:
         more = yield from _vlan_gateway(call, conf, ips, bridge)
-    if addresses and device == conf.bridge:
-        # a bridge without a MAC of its own takes over that of a port, and changes it with its ports
+    if gateways and not bridge.hardware.startswith("0a:58:") and not (yield from _own_mac(conf.bridge)):
         addresses.append(SetLink(conf.bridge, hardware=bridge.hardware))
     yield from wiring.apply(Where.NODE, addresses)
     return bridge, more
+
+
+def _own_mac(bridge: str) -> Steps[bool]:
+    """Whether a bridge's MAC was set: without that it is that of a port, and changes with its ports. (NET_ADDR_SET in netdevice.h.)"""
+    kind = yield from ask(ReadFile(f"/sys/class/net/{bridge}/addr_assign_type"))
+    return kind is not None and kind.strip() == "3"
 
 
 def bridge_operations(conf: Conf, ips: Sequence[Ip], present: Link | None) -> list[Operation]:

@@ -195,6 +195,11 @@ def _orphans(saved: str, network: str, containers: set[str]) -> list[str]:
     return list(found)
 
 
+def owners(lines: str) -> set[tuple[str, str]]:
+    """The networks and containers that lines of the nat table are for, by their comments."""
+    return {(found["name"], found["id"]) for found in _COMMENT.finditer(lines)}
+
+
 def _key(call: Call, family: int) -> str:
     return f"masquerade{family}-{call.name}-{call.container_id}"
 

@@ -274,6 +274,7 @@ def test_add_asks_for_little() -> None:
         "Reserve",
         "FindLink",
         "ListAddresses",
+        "Ensure",
         "Random",
         "Apply",
         "Ensure",
