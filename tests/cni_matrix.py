@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,10 +295,8 @@ DIFFERENCES: tuple[Difference, ...] = (
 
 OPEN: tuple[Difference, ...] = (  # faults of ours that are known: to be mended, not kept
     Difference("router-advertisements", rf"{_WHEN}\.node\.settings\.ipv6/conf/br0\.accept_ra", "0", "1", "", "", ""),
-    Difference(
-        "check-of-ifb", r"check\.c\d", r"\[None, None\]", r".*Interface bwp[0-9a-f]+: is not a veth.*", "", "", ""
-    ),
 )
+
 
 # -- bad input
 
@@ -628,18 +626,17 @@ WRONG: tuple[Wrong, ...] = (
 # -- the document's tables
 
 
-def tables(plugins: Collection[str]) -> dict[str, str]:
-    """The tables by name: configurations of plugins that are there, differences, errors."""
-    return {"matrix": _rows(plugins), "differences": _differences(), "errors": _errors()}
+def tables() -> dict[str, str]:
+    """The tables by name: configurations, differences, errors."""
+    return {"matrix": _rows(), "differences": _differences(), "errors": _errors()}
 
 
-def _rows(plugins: Collection[str]) -> str:
+def _rows() -> str:
     lines = ["| plugins | configuration | versions | shows |", "|---|---|---|---|"]
     for row in ROWS:
-        if all(one["type"] in plugins for one in row.plugins):
-            versions = "all" if {*row.versions} == {*ALL} else ", ".join(row.versions)
-            shows = ", ".join(one.name for one in DIFFERENCES if one.row == row.name)
-            lines.append(f"| {row.types} | {row.keys} | {versions} | {shows} |")
+        versions = "all" if {*row.versions} == {*ALL} else ", ".join(row.versions)
+        shows = ", ".join(one.name for one in DIFFERENCES if one.row == row.name)
+        lines.append(f"| {row.types} | {row.keys} | {versions} | {shows} |")
     return "\n".join(lines)
 
 
@@ -662,9 +659,9 @@ def _cell(text: str) -> str:
     return text if text == "an answer" else f"`{text}`".replace("|", "\\|")
 
 
-def written(text: str, plugins: Collection[str]) -> str:
+def written(text: str) -> str:
     """The document with its tables written anew, each behind its mark."""
-    for name, table in tables(plugins).items():
+    for name, table in tables().items():
         text = re.sub(
             rf"(<!-- {name} -->\n).*?(?=\n\n|\Z)",
             lambda found, table=table: found[1] + table,
@@ -678,6 +675,4 @@ def written(text: str, plugins: Collection[str]) -> str:
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/design/cni.md"
 
 if __name__ == "__main__":
-    from glassnet.cni.plugins import PLUGINS
-
-    DOCUMENT.write_text(written(DOCUMENT.read_text(), PLUGINS))
+    DOCUMENT.write_text(written(DOCUMENT.read_text()))
