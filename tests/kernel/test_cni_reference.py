@@ -189,6 +189,9 @@ async def test_each_side_goes_on_where_the_other_left_off(ours: str) -> None:
             for _ in range(2):
                 taken = {**conf, "prevResult": results[number]}
                 assert await site.call("bridge", "DEL", taken, f"c{number}", where=where) is None
+        # the agent cannot tell the reference's DEL of the last container from a flush, and puts its rules back: GC takes them away
+        collected = {**conf, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+        assert await site.call("bridge", "GC", collected, "", netns="", ifname="", where=ours) is None
         _, left = await snapshot(site, NETWORK, ())
         assert await site.leases(NETWORK) == [] and not [name for name in left["node"]["links"] if "veth" in name]
         assert not left["node"]["iptables"].get("nat") and not left["node"]["ip6tables"].get("nat")
@@ -261,4 +264,4 @@ async def test_our_bridge_takes_addresses_from_the_reference_and_from_a_shell_sc
 
 def test_the_document_has_the_tables() -> None:
     text = cni_matrix.DOCUMENT.read_text()
-    assert all(table in text for table in cni_matrix.tables(PLUGINS).values()), "run python tests/cni_matrix.py"
+    assert all(table in text for table in cni_matrix.tables().values()), "run python tests/cni_matrix.py"
