@@ -45,6 +45,12 @@ class Case(NamedTuple):
 STATIC = {"type": "static", "addresses": [{"address": "10.200.0.9/24", "gateway": "10.200.0.1"}]}
 DUAL = {"type": "host-local", "ranges": [[{"subnet": "10.200.0.0/24"}], [{"subnet": "fd00:c::/64"}]]}
 PTP = {"cniVersion": "1.1.0", "name": "net", "type": "ptp", "ipMasq": True, "ipam": base()["ipam"]}
+PORTS = {
+    "cniVersion": "1.1.0",
+    "name": "net",
+    "type": "portmap",
+    "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+}
 RATES = {
     "cniVersion": "1.1.0",
     "name": "net",
@@ -69,6 +75,7 @@ CASES = {
     "l2": Case("bridge", base(ipam={}, isGateway=False, ipMasq=False)),
     "nftables": Case("bridge", base(ipMasqBackend="nftables", macspoofchk=True)),
     "ptp": Case("ptp", PTP),
+    "portmap": Case("portmap", PORTS, interface=False, under=base(name="under")),
     "bandwidth": Case("bandwidth", RATES, interface=False, under=base(name="under")),
     "tuning": Case("tuning", CHANGES, interface=False, under=base(name="under")),
     "host-local": Case("host-local", base(type="host-local"), interface=False),
