@@ -16,7 +16,7 @@ ip rule; ip neigh show nud permanent; sysctl net.ipv4.ip_forward; ip netns | sed
 for each in iptables-save ip6tables-save; do $each 2>/dev/null | sed -E '/^[#:*]|^COMMIT/d'; done
 nft list tables; nft list ruleset 2>/dev/null | grep -E 'glassnet|cni-|CNI-' || true
 """  # what the kernel does in its own time is left out: link-local addresses, states
-_HINTS = ("last_reserved_ip.", "lock")  # host-local's own notes, which stay
+_HINTS = ("last_reserved_ip.", "lock", "rules.lock")  # notes that stay: of host-local, and a lock
 
 
 async def traces(site: Site) -> list[str]:

@@ -107,7 +107,7 @@ CALLS = [
     Case(4, "it is the node's own network namespace", call={"netns": "/proc/self/ns/net"}),
     Case(4, "it is the node's own network namespace", call={"netns": "/proc/self/ns/net"}, plugin="loopback"),
     Case(999, "container veth name provided (lo) already exists", call={"ifname": "lo"}),
-    Case(999, "already exists", call={"container": "c0", "netns": "c0"}),
+    Case(999, "duplicate allocation is not allowed", call={"container": "c0", "netns": "c0"}),
     Case(999, "10.200.0.2 has been allocated to c0, duplicate allocation is not allowed", call={"container": "c0", "netns": "c1"}),
     Case(999, "requested IP address 10.200.0.2 is not available in range set", call={"args": "IP=10.200.0.2"}),
     Case(999, "requested ip 10.200.0.1 is subnet's gateway", call={"args": "IP=10.200.0.1"}),
@@ -212,7 +212,7 @@ async def test_without_iptables(site: Site, where: str) -> None:
     await site.cni.restores[4].close()
     before = await traces(site)
     await site.sh("mv /usr/sbin/iptables-restore /usr/sbin/away")
-    answer = await site.call("bridge", "ADD", base(), "c1", where=where)
+    answer = await site.call("bridge", "ADD", base(ipMasqBackend="iptables"), "c1", where=where)
     assert answer["code"] == 999 and "iptables-restore" in answer["msg"], answer
     await site.sh("mv /usr/sbin/away /usr/sbin/iptables-restore")
     assert await traces(site) == before
@@ -311,7 +311,7 @@ async def test_an_interface_that_comes_between_the_lease_and_the_link(
 
     monkeypatch.setattr(site.cni.leases, "reserve", late)
     answer = await site.call("bridge", "ADD", base(), "c1")
-    assert answer["code"] == 999 and "File exists" in answer["msg"], answer
+    assert answer["code"] == 999 and "already exists" in answer["msg"], answer
     assert await traces(site) == before
     assert "eth0p" in await site.inside("c1", "ip", "link")  # whose it is nobody knows: ADD leaves it
     pod.close()

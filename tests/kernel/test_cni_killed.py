@@ -26,12 +26,14 @@ MOST = 400  # steps: more than any call has
 
 
 class Case(NamedTuple):
-    """A plugin's configuration; `interface`: ADD makes one in the container; `stride`: from one step that is tried to the next."""
+    """A plugin's configuration; `interface`: ADD makes one in the container; `stride`: from one step that is tried to the next;
+    `under`: the network of a bridge that the container is on already, for plugins that come behind another."""
 
     plugin: str
     conf: dict[str, Any]
     interface: bool = True
-    stride: int = 4
+    stride: int = 5
+    under: dict[str, Any] = {}
 
     def steps(self, way: Any) -> Iterator[int]:
         """The steps at which to kill; fewer of a plugin without agent, which does the same."""
@@ -42,11 +44,40 @@ class Case(NamedTuple):
 
 STATIC = {"type": "static", "addresses": [{"address": "10.200.0.9/24", "gateway": "10.200.0.1"}]}
 DUAL = {"type": "host-local", "ranges": [[{"subnet": "10.200.0.0/24"}], [{"subnet": "fd00:c::/64"}]]}
+PTP = {"cniVersion": "1.1.0", "name": "net", "type": "ptp", "ipMasq": True, "ipam": base()["ipam"]}
+PORTS = {
+    "cniVersion": "1.1.0",
+    "name": "net",
+    "type": "portmap",
+    "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+}
+RATES = {
+    "cniVersion": "1.1.0",
+    "name": "net",
+    "type": "bandwidth",
+    "ingressRate": 10**6,
+    "ingressBurst": 10**5,
+    "egressRate": 10**6,
+    "egressBurst": 10**5,
+}
+CHANGES = {
+    "cniVersion": "1.1.0",
+    "name": "net",
+    "type": "tuning",
+    "mtu": 1400,
+    "promisc": True,
+    "sysctl": {"net.core.somaxconn": "99"},
+}
 CASES = {
     "bridge": Case("bridge", base(), stride=1),
     "dual": Case("bridge", base(ipam=DUAL, hairpinMode=True)),
     "static": Case("bridge", base(ipam=STATIC)),
     "l2": Case("bridge", base(ipam={}, isGateway=False, ipMasq=False)),
+    "nftables": Case("bridge", base(ipMasqBackend="nftables", macspoofchk=True)),
+    "ptp": Case("ptp", PTP),
+    "portmap": Case("portmap", PORTS, interface=False, under=base(name="under")),
+    "bandwidth": Case("bandwidth", RATES, interface=False, under=base(name="under")),
+    "tuning": Case("tuning", CHANGES, interface=False, under=base(name="under")),
     "host-local": Case("host-local", base(type="host-local"), interface=False),
 }
 
@@ -144,10 +175,42 @@ def told(answer: Any, way: Any) -> None:
         assert answer is None
 
 
+async def started(yard: Graveyard, case: Case) -> tuple[Case, list[str]]:
+    """The case as it begins, with the result of the plugin before, and the traces of a node after a first ADD and DEL: the bridge stays."""
+    case = await joined(yard, case)
+    assert "code" not in await yard.healthy(case, "ADD")
+    assert await yard.healthy(case, "DEL") is None
+    await left(yard, case)
+    before = await traces(yard.site)
+    return await joined(yard, case), before
+
+
+async def joined(yard: Graveyard, case: Case) -> Case:
+    """The container comes onto the bridge that the plugin works behind."""
+    if not case.under:
+        return case
+    previous = await yard.site.call("bridge", "ADD", case.under)
+    assert "code" not in previous, previous
+    return case._replace(conf=case.conf | {"prevResult": previous})
+
+
+async def left(yard: Graveyard, case: Case) -> None:
+    """The container goes from that bridge again."""
+    if case.under:
+        assert await yard.site.call("bridge", "DEL", case.under) is None
+
+
+async def gone(yard: Graveyard, case: Case, before: list[str], why: object) -> Case:
+    """Nothing is left of the container; the case for the next time."""
+    await left(yard, case)
+    await yard.become(before, why)
+    return await joined(yard, case)
+
+
 @WAYS
 @PLUGINS
 async def test_add(yard: Graveyard, case: Case, way: Any) -> None:
-    before = await settled(yard, case)
+    case, before = await started(yard, case)
     for step in case.steps(way):
         killed, answer = await way(yard, step, case, "ADD")
         if not killed:
@@ -160,19 +223,22 @@ async def test_add(yard: Graveyard, case: Case, way: Any) -> None:
             await yard.site.run("ip", "netns", "add", "c1")
         else:
             assert await yard.healthy(case, "DEL") is None, step
-        await yard.become(before, step)
+        case = await gone(yard, case, before, step)
         assert await yard.healthy(case, "GC", **VALID) is None, step
         assert "code" not in await yard.healthy(case, "ADD"), step
         assert await yard.healthy(case, "DEL") is None, step
         if not killed:
             break
-    assert await traces(yard.site) == before and step > case.stride
+        case = await gone(yard, case, before, step) if case.under else case
+    assert step > case.stride
+    await left(yard, case)
+    assert await traces(yard.site) == before
 
 
 @WAYS
 @PLUGINS
 async def test_del(yard: Graveyard, case: Case, way: Any) -> None:
-    before = await settled(yard, case)
+    case, before = await started(yard, case)
     for step in case.steps(way):
         previous = await yard.healthy(case, "ADD")
         more = {"prevResult": previous} if step % 2 else {}
@@ -180,28 +246,23 @@ async def test_del(yard: Graveyard, case: Case, way: Any) -> None:
         if killed:
             told(answer, way)
         assert await yard.site.call(case.plugin, "DEL", case.conf | more) is None, step
-        await yard.become(before, step)
+        case = await gone(yard, case, before, step)
         if not killed:
             break
+    await left(yard, case)
 
 
 @WAYS
 @PLUGINS
 async def test_gc(yard: Graveyard, case: Case, way: Any) -> None:
-    before = await settled(yard, case)
+    case, before = await started(yard, case)
     for step in case.steps(way):
         await yard.healthy(case, "ADD")
         killed, answer = await way(yard, step, case, "GC", container="", netns="", ifname="", more=VALID)
         if killed:
             told(answer, way)
         assert await yard.healthy(case, "GC", **VALID) is None, step
-        await yard.become(before, step)
+        case = await gone(yard, case, before, step)
         if not killed:
             break
-
-
-async def settled(yard: Graveyard, case: Case) -> list[str]:
-    """The traces of a node after a first ADD and DEL: the bridge stays."""
-    assert "code" not in await yard.healthy(case, "ADD")
-    assert await yard.healthy(case, "DEL") is None
-    return await traces(yard.site)
+    await left(yard, case)

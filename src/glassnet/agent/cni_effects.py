@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from glassnet.agent.kept_rules import KeptRules
 from glassnet.agent.leases import LeaseFiles
+from glassnet.agent.whole_files import replace
 from glassnet.cni import effects as e
 from glassnet.cni.errors import OTHER, CniError, unexpected
 from glassnet.kernel import network_state
@@ -214,15 +215,10 @@ class Effects:
 
     def _write_file(self, effect: e.WriteFile) -> None:
         path = self.path(effect.path)
-        beside = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(effect.text)
-            beside.chmod(0o600)
-            beside.replace(path)
+            replace(path, effect.text)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             raise self._failed(effect.path, error) from None
 
     def _remove_file(self, effect: e.RemoveFile) -> None:

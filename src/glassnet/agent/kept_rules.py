@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from glassnet.agent.whole_files import replace
 from glassnet.cni import nat_table
 from glassnet.cni.effects import Nft, NftMark, Restore
 from glassnet.cni.kept import PLACE, file_name
@@ -58,10 +59,8 @@ class KeptRules:
         if not _adds(effect):
             return False
         path = self._place / file_name(effect.keep)
-        beside = path.with_name(f".{path.name}")
         try:
-            beside.write_bytes(msgspec.json.encode(kept))
-            beside.replace(path)
+            replace(path, msgspec.json.encode(kept).decode())
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             return self.after(effect)

@@ -6,7 +6,6 @@ tick of its last change may change again unseen. So nothing is taken or said to 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from glassnet.agent.whole_files import create
 from glassnet.cni import host_local
 from glassnet.cni.errors import TRY_AGAIN, CniError
 from glassnet.cni.fields import Address
@@ -26,7 +26,7 @@ LOCK_WAIT, LOCK_PAUSE = (
     10.0,
     0.005,
 )  # seconds: how long to wait for another process that holds the lock, how long between two looks
-_BESIDE = "lease.new"  # a lease being written, where the file system has no files without a name
+_BESIDE = "lease.new"  # a lease being written, where the file system has no files without a name: one for all, as there is one lock
 
 
 class Busy(CniError):
@@ -122,7 +122,7 @@ class LeaseFiles:
             table, fresh = self._table(directory, place)
             try:
                 address = host_local.choose(ranges, number, table.holders, _read(last), asked, gateways)
-                _create(directory, address, text)
+                create(directory, address, text, _BESIDE)
             except (FileExistsError, host_local.Exhausted):
                 if fresh:
                     raise
@@ -237,47 +237,6 @@ def _read(path: Path) -> str:
             return file.read(1 << 16).decode(errors="replace")
     except OSError:
         return ""
-
-
-def _create(directory: Path, name: str, text: str) -> None:
-    """Make a file with its text, whole or not at all, even by a process that is killed meanwhile. Raises FileExistsError."""
-    try:
-        file = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            raise
-        _create_beside(directory, name, text)
-        return
-    here = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _write(file, text)
-        # the descriptor for the directory makes Python call linkat(2), which alone follows the link in /proc
-        os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=here, follow_symlinks=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(directory / name)) from None
-    finally:
-        os.close(here)
-        os.close(file)
-
-
-def _create_beside(directory: Path, name: str, text: str) -> None:
-    """As `_create`: the text comes first, under a name that counts for nothing. Whoever calls holds the lock."""
-    beside = directory / _BESIDE
-    beside.unlink(missing_ok=True)  # of one who was killed; it may be a second name of a lease, so it is not written to
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        _write(file, text)
-        os.link(beside, directory / name)
-    finally:
-        os.close(file)
-        with suppress(OSError):
-            beside.unlink()
-
-
-def _write(file: int, text: str) -> None:
-    data = text.encode()
-    if os.write(file, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _replace(path: Path, text: str) -> None:
