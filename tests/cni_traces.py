@@ -14,7 +14,7 @@ ip -o addr | grep -v ' fe80:' | sed 's/^[0-9]*: //; s/ *valid_lft.*//'
 { ip route show table all; ip -6 route show table all; } | grep -vE 'fe80:|ff00:' | sed 's/linkdown//'
 ip rule; ip neigh show nud permanent; sysctl net.ipv4.ip_forward; ip netns | sed 's/ .*//'
 for each in iptables-save ip6tables-save; do $each 2>/dev/null | sed -E '/^[#:*]|^COMMIT/d'; done
-nft list tables; nft list ruleset 2>/dev/null | grep -E 'glassnet|cni-|CNI-' || true
+nft list tables; nft -s list ruleset 2>/dev/null | grep -E 'glassnet|cni-|CNI-' || true
 """  # what the kernel does in its own time is left out: link-local addresses, states
 _HINTS = ("last_reserved_ip.", "lock", "rules.lock")  # notes that stay: of host-local, and a lock
 
