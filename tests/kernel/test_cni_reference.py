@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from typing import Any
 
 import pytest
 
 import cni_matrix
-from cni_matrix import DIFFERENCES, NETWORK, OPEN, ROWS, V4, V6, WRONG, Row, Wrong, bridge, host_local
+from cni_matrix import DIFFERENCES, NETWORK, ROWS, V4, V6, WRONG, Row, Wrong, bridge, host_local
 from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
 from cni_state import differences, snapshot
 from glassnet.cni.plugins import PLUGINS
@@ -107,7 +108,7 @@ async def compare(row: Row, version: str, where: str, full: bool = True) -> set[
             reference, ours = {"result": reference["result"]}, {"result": ours["result"]}
     used, left = set(), {}
     for path, values in differences(reference, ours).items():
-        names = {one.name for one in (*DIFFERENCES, *OPEN) if one.covers(path, values)}
+        names = {one.name for one in DIFFERENCES if one.covers(path, values)}
         used |= names
         if not names:
             left[path] = {"reference": values[0], "ours": values[1]}
@@ -123,7 +124,7 @@ async def test_the_same_results_and_traces(row: Row, version: str) -> None:
     assert not gone, "differences that are no more: take them out"
 
 
-@pytest.mark.parametrize("row", cni_matrix.sample(40), ids=lambda row: f"{row.name}: {row.keys} {row.versions[0]}")
+@pytest.mark.parametrize("row", cni_matrix.sample(12), ids=lambda row: f"{row.name}: {row.keys} {row.versions[0]}")
 async def test_random_combinations_of_keys(row: Row) -> None:
     await compare(row, row.versions[0], AGENT)
 
@@ -189,9 +190,7 @@ async def test_each_side_goes_on_where_the_other_left_off(ours: str) -> None:
             for _ in range(2):
                 taken = {**conf, "prevResult": results[number]}
                 assert await site.call("bridge", "DEL", taken, f"c{number}", where=where) is None
-        # the agent cannot tell the reference's DEL of the last container from a flush, and puts its rules back: GC takes them away
-        collected = {**conf, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
-        assert await site.call("bridge", "GC", collected, "", netns="", ifname="", where=ours) is None
+        assert await site.cni.keeper.repair(time.time()) == 0  # what the reference took away is not put back
         _, left = await snapshot(site, NETWORK, ())
         assert await site.leases(NETWORK) == [] and not [name for name in left["node"]["links"] if "veth" in name]
         assert not left["node"]["iptables"].get("nat") and not left["node"]["ip6tables"].get("nat")
