@@ -6,13 +6,12 @@ ip-address(8), ip-route(8), ip-neighbour(8), bridge(8).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, PROTO_DHCP = 2, 3, 4, 16
 
 
-@dataclass(frozen=True, slots=True)
-class AddBridge:
+class AddBridge(msgspec.Struct, frozen=True):
     """`ip link add NAME type bridge [vlan_filtering 1]`; `hardware` is its MAC or "" for the kernel's choice. `exist_ok` accepts one that is there."""
 
     name: str
@@ -22,8 +21,7 @@ class AddBridge:
     vlan_filtering: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AddVeth:
+class AddVeth(msgspec.Struct, frozen=True):
     """`ip link add NAME type veth peer name PEER`; the peer is born in the namespace behind descriptor `peer_netns` (-1: the same).
 
     `master` is the bridge that NAME is a port of from the beginning.
@@ -40,24 +38,21 @@ class AddVeth:
     master: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AddDummy:
+class AddDummy(msgspec.Struct, frozen=True):
     """`ip link add NAME type dummy`."""
 
     name: str
     mtu: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DelLink:
+class DelLink(msgspec.Struct, frozen=True):
     """`ip link del NAME`; with `missing_ok` an absent link is fine."""
 
     name: str
     missing_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SetLink:
+class SetLink(msgspec.Struct, frozen=True):
     """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor.
 
     `hairpin` and `isolated` are those of a bridge's port (`ip link set NAME type bridge_slave …`); it must be one already. `notify` is
@@ -80,23 +75,20 @@ class SetLink:
     notify: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NoLinkLocal:
+class NoLinkLocal(msgspec.Struct, frozen=True):
     """`ip link set NAME addrgenmode none`: no IPv6 address of its own making. Nothing to do where the link has no IPv6."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetBridge:
+class SetBridge(msgspec.Struct, frozen=True):
     """`ip link set NAME type bridge vlan_filtering 0|1`."""
 
     name: str
     vlan_filtering: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AddPortVlan:
+class AddPortVlan(msgspec.Struct, frozen=True):
     """`bridge vlan add dev NAME vid FIRST-LAST [pvid] [untagged]`; `last` 0 means FIRST alone."""
 
     name: str
@@ -106,8 +98,7 @@ class AddPortVlan:
     untagged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DelPortVlan:
+class DelPortVlan(msgspec.Struct, frozen=True):
     """`bridge vlan del dev NAME vid FIRST-LAST`."""
 
     name: str
@@ -115,8 +106,7 @@ class DelPortVlan:
     last: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SetBridgePort:
+class SetBridgePort(msgspec.Struct, frozen=True):
     """`bridge link set dev NAME hairpin on|off isolated on|off`."""
 
     name: str
@@ -124,8 +114,7 @@ class SetBridgePort:
     isolated: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress:
+class AddAddress(msgspec.Struct, frozen=True):
     """`ip addr add ADDRESS dev DEV [nodad] [noprefixroute]`; IPv4 gets its broadcast address. `exist_ok` accepts one that is there."""
 
     address: str
@@ -135,8 +124,7 @@ class AddAddress:
     noprefixroute: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DelAddress:
+class DelAddress(msgspec.Struct, frozen=True):
     """`ip addr del ADDRESS dev DEV`."""
 
     address: str
@@ -144,8 +132,7 @@ class DelAddress:
     missing_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AddRoute:
+class AddRoute(msgspec.Struct, frozen=True):
     """`ip route add|replace DESTINATION via GATEWAY dev DEV src SOURCE metric METRIC proto PROTOCOL table TABLE`.
 
     `destination` "default" or a prefix; `gateway` "" means on-link; `onlink` as in ip-route(8). `scope` -1: global through a gateway,
@@ -167,8 +154,7 @@ class AddRoute:
     exist_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DelRoute:
+class DelRoute(msgspec.Struct, frozen=True):
     """`ip route del DESTINATION via GATEWAY dev DEV`."""
 
     destination: str
@@ -179,8 +165,7 @@ class DelRoute:
     missing_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SetNeighbour:
+class SetNeighbour(msgspec.Struct, frozen=True):
     """`ip neigh replace ADDRESS lladdr HARDWARE dev DEV nud permanent`: such entries do not count against gc_thresh3."""
 
     address: str
@@ -188,8 +173,7 @@ class SetNeighbour:
     dev: str
 
 
-@dataclass(frozen=True, slots=True)
-class DelNeighbour:
+class DelNeighbour(msgspec.Struct, frozen=True):
     """`ip neigh del ADDRESS dev DEV`."""
 
     address: str
@@ -200,8 +184,7 @@ class DelNeighbour:
 # -- traffic control (tc(8)); rates are bytes a second, sizes bytes, times the kernel's ticks of 64 ns
 
 
-@dataclass(frozen=True, slots=True)
-class AddIfb:
+class AddIfb(msgspec.Struct, frozen=True):
     """`ip link add NAME type ifb`: what is redirected to it comes back where it was, after it has waited in this link's queue."""
 
     name: str
@@ -209,16 +192,14 @@ class AddIfb:
     txqlen: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MarkLink:
+class MarkLink(msgspec.Struct, frozen=True):
     """`ip link set NAME alias ALIAS up`, asked for by name: it goes with the operation that makes the link in one system call."""
 
     name: str
     alias: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddTbf:
+class AddTbf(msgspec.Struct, frozen=True):
     """`tc qdisc add dev DEV root handle 1: tbf rate RATE limit LIMIT`; `buffer` is the time in which the burst goes out at RATE (tc-tbf(8))."""
 
     dev: str
@@ -227,16 +208,14 @@ class AddTbf:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class AddHtb:
+class AddHtb(msgspec.Struct, frozen=True):
     """`tc qdisc add dev DEV root handle 1: htb default DEFAULT`."""
 
     dev: str
     default: int
 
 
-@dataclass(frozen=True, slots=True)
-class AddHtbClass:
+class AddHtbClass(msgspec.Struct, frozen=True):
     """`tc class add dev DEV parent 1: classid 1:MINOR htb rate RATE`."""
 
     dev: str
@@ -245,8 +224,7 @@ class AddHtbClass:
     buffer: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AddSubnetFilter:
+class AddSubnetFilter(msgspec.Struct, frozen=True):
     """`tc filter add dev DEV parent 1: u32 match ip dst SUBNET flowid 1:MINOR`; with `source` it matches the source."""
 
     dev: str
@@ -255,23 +233,20 @@ class AddSubnetFilter:
     source: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AddIngress:
+class AddIngress(msgspec.Struct, frozen=True):
     """`tc qdisc add dev DEV ingress`: the place for filters of what comes in."""
 
     dev: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddRedirect:
+class AddRedirect(msgspec.Struct, frozen=True):
     """`tc filter add dev DEV ingress matchall action mirred egress redirect dev TARGET` (as a u32 filter that matches everything)."""
 
     dev: str
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class DelQdisc:
+class DelQdisc(msgspec.Struct, frozen=True):
     """`tc qdisc del dev DEV root`, or `ingress`."""
 
     dev: str
@@ -279,8 +254,7 @@ class DelQdisc:
     missing_ok: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeShaping:
+class ProbeShaping(msgspec.Struct, frozen=True):
     """Ask for `what` (ifb, tbf, htb, mirred) in a way that is always refused: EINVAL says that the kernel has it. Nothing is made."""
 
     what: str
