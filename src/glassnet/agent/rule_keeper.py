@@ -123,12 +123,15 @@ class RuleKeeper:
         return found
 
     async def _poll(self) -> None:
+        before: dict[str, object] = {}
         while True:
             await asyncio.sleep(_LOOK_PERIOD)
-            if (now := self._read_sizes()) != self._left:
+            now = self._read_sizes()
+            if now != self._left and now == before:  # still changing: a DEL of another plugin that takes one program a rule
                 self._left = now
                 self._suspect()
-                self._since -= _LOOK_PERIOD
+                self._since -= 2 * _LOOK_PERIOD
+            before = now
 
     # -- looks
 

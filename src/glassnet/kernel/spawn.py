@@ -135,8 +135,14 @@ class Spawner:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, once it has done what it was asked for."""
+        self._thread.submit(self._leave)
         self._thread.shutdown(wait=False)
+
+    def _leave(self) -> None:
+        for descriptor in self._home.values():
+            os.close(descriptor)
+        self._home.clear()
 
 
 def start(argv: Sequence[str], options: Mapping[str, Any]) -> int:
