@@ -47,6 +47,8 @@ class CniServer:
 
     async def start(self) -> None:
         """Listen; put back rules that were lost meanwhile. Raises GlassnetError when another agent does so already, or the disk refuses."""
+        for name in plugins.PLUGINS:
+            plugins.plugin_module(name)  # now, not in the first call
         try:
             self._socket = _listening(self._path)
         except OSError as error:

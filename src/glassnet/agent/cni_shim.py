@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 import glassnet
 from glassnet.agent import cni_native
 from glassnet.agent.cni_server import SOCKET
@@ -73,8 +75,8 @@ main()
 """
 
 
-_PACKAGES = str(Path(glassnet.__file__).parent.parent)
-_ALONE = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from glassnet.agent.cni_alone import main; sys.exit(main(sys.argv[1:]))"
+_PLACES = list(dict.fromkeys(str(Path(str(one.__file__)).parent.parent) for one in (glassnet, msgspec)))
+_ALONE = f"import sys; sys.path += {_PLACES!r}; from glassnet.agent.cni_alone import main; sys.exit(main(sys.argv[1:]))"
 
 
 def program(plugin: str, socket: str = SOCKET, machine: str = "", python: str = sys.executable) -> bytes:
@@ -82,7 +84,7 @@ def program(plugin: str, socket: str = SOCKET, machine: str = "", python: str = 
 
     Alone it runs this glassnet, wherever it lies.
     """
-    alone = [python, "-I", "-c", _ALONE, plugin]
+    alone = [python, "-IS", "-c", _ALONE, plugin]
     version = json.dumps(VERSION_ANSWER).encode() + b"\n"
     died = _error(
         TRY_AGAIN, f"the agent at {socket} ended before it answered", "try again; DEL or GC takes away what it began"

@@ -127,7 +127,9 @@ class RuleKeeper:
         while True:
             await asyncio.sleep(_LOOK_PERIOD)
             now = self._read_sizes()
-            if now != self._left and now == before:  # still changing: a DEL of another plugin that takes one program a rule
+            if (
+                now != self._left and now == before
+            ):  # still changing: a DEL of another plugin that takes one program a rule
                 self._left = now
                 self._suspect()
                 self._since -= 2 * _LOOK_PERIOD

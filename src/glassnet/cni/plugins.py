@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from glassnet.cni import bandwidth, bridge, host_local, loopback, node, portmap, ptp, static, tuning
 from glassnet.cni.effects import Steps
 from glassnet.cni.errors import INVALID_ENVIRONMENT, CniError
 from glassnet.cni.fields import shown
 from glassnet.cni.request import Call, read_call
 from glassnet.cni.result import VERSIONS, render_result
 
-PLUGINS: dict[str, Any] = {
-    "bandwidth": bandwidth,
-    "bridge": bridge,
-    "glassnet": node,
-    "host-local": host_local,
-    "loopback": loopback,
-    "portmap": portmap,
-    "ptp": ptp,
-    "static": static,
-    "tuning": tuning,
+PLUGINS = {  # by name: the module of this package, loaded when it is called first
+    "bandwidth": "bandwidth",
+    "bridge": "bridge",
+    "glassnet": "node",
+    "host-local": "host_local",
+    "loopback": "loopback",
+    "portmap": "portmap",
+    "ptp": "ptp",
+    "static": "static",
+    "tuning": "tuning",
 }
 VERSION_ANSWER = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
 _FUNCTIONS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "collect"}
+
+
+def plugin_module(name: str) -> Any:
+    """The module of a plugin: a program that works alone loads the one it is. Raises KeyError."""
+    return importlib.import_module(f"glassnet.cni.{PLUGINS[name]}")
 
 
 def answer(
@@ -44,5 +49,5 @@ def perform(call: Call) -> Steps[dict[str, Any] | None]:
     if call.command in ("ADD", "CHECK") and call.pod < 0:
         why = call.absent or "no such file or directory"
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS: failed to open netns {shown(call.netns)}: {why}")
-    found = yield from getattr(PLUGINS[call.plugin], _FUNCTIONS[call.command])(call)
+    found = yield from getattr(plugin_module(call.plugin), _FUNCTIONS[call.command])(call)
     return render_result(found, call.version) if found is not None else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glassnet.cni import host_local, ready, runtime
-from glassnet.cni.plugins import PLUGINS
+from glassnet.cni.plugins import PLUGINS, plugin_module
 from glassnet.cni.ready import KINDS, Wish, files
 from glassnet.cni.request import read_call
 from glassnet.net.errors import UsageError
@@ -27,7 +27,7 @@ def read(plugin: Mapping[str, Any], net: runtime.Network) -> None:
     """The plugin's own reading of its configuration."""
     environment = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin"}
     text = json.dumps({**plugin, "name": net.name, "cniVersion": net.version})
-    PLUGINS[str(plugin["type"])].parse(read_call(str(plugin["type"]), environment, text))
+    plugin_module(str(plugin["type"])).parse(read_call(str(plugin["type"]), environment, text))
 
 
 @pytest.mark.parametrize("kind", KINDS)
