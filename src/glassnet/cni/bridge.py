@@ -15,7 +15,7 @@ all other networks nothing is amiss, and ADD itself never fails for it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_interface
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from glassnet.cni.effects import (
 from glassnet.cni.errors import LIMITED_CONNECTIVITY, NOT_AVAILABLE, OTHER, CniError
 from glassnet.cni.request import Call
 from glassnet.cni.result import Interface, Ip, Result
+from glassnet.cni.wiring import Undo
 from glassnet.net.errors import GlassnetError, KernelError
 from glassnet.netstack.model import Address, Link
 from glassnet.netstack.ops import (
@@ -115,19 +116,13 @@ def parse(call: Call) -> Conf:
 
 # -- ADD
 
-Undo = list[Callable[[], Steps[Any]]]
-
 
 def add(call: Call) -> Steps[Result]:
     """Join the container. Raises CniError; nothing is left then."""
     conf = parse(call)
     given = yield from ipam.add(call)
     undo: Undo = [lambda: ipam.delete(call)]
-    try:
-        return (yield from _join(call, conf, given, undo))
-    except BaseException:
-        yield from wiring.tried(*reversed(undo))
-        raise
+    return (yield from wiring.all_or_nothing(_join(call, conf, given, undo), undo))
 
 
 def _join(call: Call, conf: Conf, given: Result, undo: Undo) -> Steps[Result]:

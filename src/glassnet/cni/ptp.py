@@ -7,7 +7,7 @@ prefix length that the address plugin gave, but what is in its network goes by w
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from glassnet.cni.effects import (
 from glassnet.cni.errors import LIMITED_CONNECTIVITY, OTHER, CniError
 from glassnet.cni.request import Call
 from glassnet.cni.result import Interface, Ip, Result
+from glassnet.cni.wiring import Undo
 from glassnet.net.errors import KernelError
 from glassnet.netstack.ops import PROTO_BOOT, AddAddress, AddRoute, AddVeth, Operation, SetLink
 
@@ -55,8 +56,6 @@ def parse(call: Call) -> Conf:
 
 # -- ADD
 
-Undo = list[Callable[[], Steps[Any]]]
-
 
 def add(call: Call) -> Steps[Result]:
     """Join the container. Raises CniError; nothing is left then."""
@@ -65,11 +64,7 @@ def add(call: Call) -> Steps[Result]:
         raise CniError(OTHER, "no plugin name provided", 'ptp needs addresses: set "type" in "ipam"')
     given = yield from ipam.add(call)
     undo: Undo = [lambda: ipam.delete(call)]
-    try:
-        return (yield from _join(call, conf, given, undo))
-    except BaseException:
-        yield from wiring.tried(*reversed(undo))
-        raise
+    return (yield from wiring.all_or_nothing(_join(call, conf, given, undo), undo))
 
 
 def _join(call: Call, conf: Conf, given: Result, undo: Undo) -> Steps[Result]:

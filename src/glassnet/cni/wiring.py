@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from glassnet.cni import host_local, ipam, result, static
 from glassnet.cni.effects import (
@@ -40,6 +40,8 @@ from glassnet.net.errors import GlassnetError
 from glassnet.netstack.model import Link
 from glassnet.netstack.ops import PROTO_BOOT, AddAddress, AddRoute, Operation, SetLink
 
+T = TypeVar("T")
+Undo = list[Callable[[], Steps[Any]]]
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}").fullmatch
 
@@ -188,6 +190,15 @@ def forward(ips: Sequence[Ip], optional: dict[str, str]) -> Steps[None]:
     values = {names[family]: "1" for family in sorted({one.family for one in ips})}
     if values or optional:
         yield from ask(Ensure(Where.NODE, values, optional))
+
+
+def all_or_nothing(work: Steps[T], undo: Undo) -> Steps[T]:
+    """Work that puts into `undo` how to take back what it does; when it fails, or is stopped, that is done, the last first."""
+    try:
+        return (yield from work)
+    except BaseException:
+        yield from tried(*reversed(undo))
+        raise
 
 
 def tried(*undoing: Callable[[], Steps[Any]]) -> Steps[None]:
