@@ -206,7 +206,14 @@ def comparable(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     text = json.dumps(steps)
     for pattern, word in VARIABLE:
         text = pattern.sub(word, text)
-    return list(json.loads(text))
+    return list(json.loads(text, object_hook=_ports_in_order))
+
+
+def _ports_in_order(read: dict[str, Any]) -> dict[str, Any]:
+    """podman keeps published ports in a Go map of protocols, whose order is another at every run."""
+    if isinstance(ports := read.get("portMappings"), list):
+        ports.sort(key=lambda port: int(port["hostPort"]))
+    return read
 
 
 def versions() -> dict[str, str]:
