@@ -29,7 +29,8 @@ def main() -> None:
     """Load a listing, trace packets to many Services."""
     empty = resident()
     from glassnet.net import address
-    from glassnet.netstack.model import Address, Link, NetStack, NextHop, Route
+    from glassnet.netstack.model import Address, Link, NextHop, Route
+    from glassnet.netstack.namespace import NetStack
     from glassnet.ruleset.model import Ruleset
     from glassnet.ruleset.parse_iptables import parse_iptables
     from glassnet.ruleset.parse_nft import parse_nft_json

@@ -19,7 +19,7 @@ from tests.tracer_worlds import CAPTURES, capture_files
 
 from glassnet.net.errors import ParseError
 from glassnet.netstack import parse_conntrack, parse_ip
-from glassnet.netstack.model import NetStack
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset import nft_text, parse_ipset, parse_iptables, parse_nft
 from glassnet.tracer.evaluate.nft_rules import Compiled as NftCompiled
 from glassnet.tracer.evaluate.xt_rules import Compiled as XtCompiled

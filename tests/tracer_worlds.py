@@ -11,7 +11,8 @@ from typing import Any
 
 from glassnet.kernel.archive import read_files
 from glassnet.net import address
-from glassnet.netstack.model import Address, Link, NetStack, NextHop, Route
+from glassnet.netstack.model import Address, Link, NextHop, Route
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset.model import Ruleset, Table
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.snapshot import read_world

@@ -1,7 +1,8 @@
 """The effects of CNI plugins carried out on one machine: its kernel, its disk, its programs.
 
 `Effects` does what takes no waiting; `carry_out` runs a plugin. Two kinds of machine complete it: `agent.cni_alone` for one call in a process
-of its own, `agent.cni` for an agent that serves many calls at once.
+of its own, `agent.cni` for an agent that serves many calls at once. What only some plugins need is imported when they ask for it: loading is most
+of what a process of its own takes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glassnet.agent.kept_rules import KeptRules
 from glassnet.agent.leases import LeaseFiles
@@ -21,12 +22,12 @@ from glassnet.cni import effects as e
 from glassnet.cni.errors import OTHER, CniError, unexpected
 from glassnet.kernel import network_state
 from glassnet.kernel.api import NetNs, Node
-from glassnet.kernel.conntrack import Conntrack
 from glassnet.kernel.libc import CLONE_NEWNET
-from glassnet.kernel.nftables import NfTables
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
-from glassnet.kernel.traffic_control import read_shaping
 from glassnet.net.errors import GlassnetError, KernelError
+
+if TYPE_CHECKING:
+    from glassnet.kernel.nftables import NfTables
 
 T = TypeVar("T")
 DELEGATE_TIMEOUT = 60.0  # seconds for another plugin
@@ -67,6 +68,8 @@ class NodeState:
 
         Raises KernelError where the kernel has no netfilter by netlink.
         """
+        from glassnet.kernel.nftables import NfTables
+
         if self._nft is None:
             try:
                 self._nft = NfTables(self.node.netns)
@@ -143,12 +146,16 @@ class Effects:
         return network_state.list_routes(self.netns(effect.where))
 
     def _read_shaping(self, effect: e.ReadShaping) -> Any:
+        from glassnet.kernel.traffic_control import read_shaping
+
         return read_shaping(self.node.netns, effect.dev)
 
     def _route_device(self, effect: e.RouteDevice) -> str:
         return network_state.route_device(self.netns(effect.where), effect.address)
 
     def _forget_connections(self, effect: e.ForgetConnections) -> None:
+        from glassnet.kernel.conntrack import Conntrack
+
         tracked = Conntrack(self.node.netns)
         try:
             flows = tracked.udp("IPv4" if effect.family == 4 else "IPv6")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from glassnet.agent.cni_alone import LoneEffects, carry_out
+from glassnet.agent.cni_alone import LoneEffects
 from glassnet.agent.cni_effects import NodeState
 from glassnet.cni import host_local, inventory, runtime, wiring
 from glassnet.cni.effects import Held, Release, Steps, ask
@@ -232,7 +232,7 @@ class NodeInventory:
             arguments = ";".join(f"{key}={value}" for key, value in container.arguments)
             environment |= {"CNI_CONTAINERID": container.container_id, "CNI_IFNAME": container.ifname}
             environment |= {"CNI_NETNS": container.netns, "CNI_ARGS": arguments}
-        return carry_out(steps, LoneEffects(self._state, netns, environment).perform)
+        return LoneEffects(self._state, netns, environment).run(steps)
 
     def _path(self, path: str) -> Path:
         return self._node.root / path.lstrip("/")

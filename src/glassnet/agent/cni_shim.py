@@ -76,7 +76,11 @@ main()
 
 
 _PLACES = list(dict.fromkeys(str(Path(str(one.__file__)).parent.parent) for one in (glassnet, msgspec)))
-_ALONE = f"import sys; sys.path += {_PLACES!r}; from glassnet.agent.cni_alone import main; sys.exit(main(sys.argv[1:]))"
+# neither collecting garbage nor taking the interpreter down in good order is for those who live this short
+_ALONE = (
+    f"import gc, os, sys; gc.disable(); sys.path += {_PLACES!r}; from glassnet.agent.cni_alone import main; "
+    "status = main(sys.argv[1:]); sys.stdout.flush(); os._exit(status)"
+)
 
 
 def program(plugin: str, socket: str = SOCKET, machine: str = "", python: str = sys.executable) -> bytes:

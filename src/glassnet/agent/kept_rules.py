@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterable, Iterator
-
-import msgspec
 
 from glassnet.agent.whole_files import replace
 from glassnet.cni import nat_table
@@ -18,9 +17,10 @@ from glassnet.cni.effects import Nft, NftMark, Restore
 from glassnet.cni.kept import PLACE, file_name
 from glassnet.kernel.api import Node
 from glassnet.net.errors import GlassnetError
+from glassnet.net.values import Value
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Kept(Value):
     """What was added: lines of the nat table of a family (4, 6), or an nftables script. `netns` is the number of the namespace they are in."""
 
     netns: int
@@ -60,7 +60,7 @@ class KeptRules:
             return False
         path = self._place / file_name(effect.keep)
         try:
-            replace(path, msgspec.json.encode(kept).decode())
+            replace(path, _written(kept))
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             return self.after(effect)
@@ -93,10 +93,9 @@ class KeptRules:
         """What is kept, by file; other namespaces' and half files of a crash are passed over."""
         found = {}
         for name in self._names():
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 path = self._place / name
-                kept = msgspec.json.decode(path.read_bytes(), type=Kept)
-                kept = msgspec.structs.replace(kept, written=path.stat().st_mtime)
+                kept = _read(path.read_text(), path.stat().st_mtime)
                 if kept.netns == self._netns:
                     found[name] = kept
         return found
@@ -125,6 +124,17 @@ class KeptRules:
                 yield True
         finally:
             os.close(fd)
+
+
+def _written(kept: Kept) -> str:
+    return json.dumps({name: getattr(kept, name) for name in ("netns", "family", "shared", "lines", "script", "marks")})
+
+
+def _read(text: str, written: float) -> Kept:
+    """Raises ValueError or TypeError for what is none."""
+    body = json.loads(text)
+    marks = tuple(NftMark(*mark) for mark in body.pop("marks", ()))
+    return Kept(**{**body, "marks": marks, "written": written})
 
 
 def _adds(effect: Restore | Nft) -> bool:

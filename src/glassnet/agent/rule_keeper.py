@@ -33,7 +33,7 @@ from glassnet.ruleset import nft_messages as m
 from glassnet.ruleset.nft_reader import Rule
 
 log = logging.getLogger(__name__)
-DELAY, LONGEST = 0.2, 0.6  # seconds from the last notice to a look, and from the first
+DELAY, LONGEST = 0.2, 3.0  # seconds from the last notice to a look, and from the first
 SLOWEST = 30.0  # seconds between looks when each finds something lost: somebody means it
 _LOOK_PERIOD = 0.5  # seconds between looks at legacy tables
 _NOBODY = 0xFFFFFFFF  # no socket has this number: notices of all are heard

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from enum import Enum
-from typing import Any, Generic, NamedTuple, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from glassnet.cni.request import Attachment
+from glassnet.net.values import Value
 from glassnet.netstack.model import Address, BridgePort, Link, Route, Shaping
 from glassnet.netstack.ops import Operation
-from glassnet.ruleset.nft_reader import Rule
+
+if TYPE_CHECKING:
+    from glassnet.ruleset.nft_reader import Rule
 
 T = TypeVar("T")
 
@@ -27,92 +28,92 @@ class Where(Enum):
     POD = "pod"
 
 
-class Effect(msgspec.Struct, Generic[T], frozen=True):
+class Effect(Value, Generic[T]):
     """Something to be done or looked up; its answer has type T."""
 
 
-class Apply(Effect[None], frozen=True):
+class Apply(Effect[None]):
     """Carry out rtnetlink operations in order."""
 
     where: Where
     operations: tuple[Operation, ...]
 
 
-class Remove(Effect[None], frozen=True):
+class Remove(Effect[None]):
     """Delete a link; answered as soon as nobody sees it any more. An absent one is fine."""
 
     where: Where
     name: str
 
 
-class FindLink(Effect[Link | None], frozen=True):
+class FindLink(Effect[Link | None]):
     """A link by its name, None when there is none."""
 
     where: Where
     name: str
 
 
-class LinkState(Effect[str], frozen=True):
+class LinkState(Effect[str]):
     """The operational state of a link as `ip link` shows it, in small letters; "" when there is no such link."""
 
     where: Where
     name: str
 
 
-class FindPort(Effect[BridgePort | None], frozen=True):
+class FindPort(Effect[BridgePort | None]):
     """A port of a bridge by its name, None when it is no port."""
 
     where: Where
     name: str
 
 
-class ListLinks(Effect[tuple[Link, ...]], frozen=True):
+class ListLinks(Effect[tuple[Link, ...]]):
     """Every link."""
 
     where: Where
 
 
-class ListAddresses(Effect[tuple[Address, ...]], frozen=True):
+class ListAddresses(Effect[tuple[Address, ...]]):
     """The addresses of a link."""
 
     where: Where
     dev: str
 
 
-class ListRoutes(Effect[tuple[Route, ...]], frozen=True):
+class ListRoutes(Effect[tuple[Route, ...]]):
     """Every route of the main table, of both families."""
 
     where: Where
 
 
-class ReadShaping(Effect[Shaping], frozen=True):
+class ReadShaping(Effect[Shaping]):
     """How a link of the node holds packets back; an empty value when there is no such link."""
 
     dev: str
 
 
-class RouteDevice(Effect[str], frozen=True):
+class RouteDevice(Effect[str]):
     """The interface that a packet to an address leaves by; "" when there is no route."""
 
     where: Where
     address: str
 
 
-class ReadSetting(Effect[str | None], frozen=True):
+class ReadSetting(Effect[str | None]):
     """The value of a net.* sysctl, None when there is no such."""
 
     where: Where
     name: str
 
 
-class WriteSettings(Effect[None], frozen=True):
+class WriteSettings(Effect[None]):
     """Write net.* sysctls."""
 
     where: Where
     values: Mapping[str, str]
 
 
-class Ensure(Effect[None], frozen=True):
+class Ensure(Effect[None]):
     """Write those net.* sysctls that have another value; those in `optional` may be absent, or refuse."""
 
     where: Where
@@ -120,13 +121,13 @@ class Ensure(Effect[None], frozen=True):
     optional: Mapping[str, str] = {}
 
 
-class Sleep(Effect[None], frozen=True):
+class Sleep(Effect[None]):
     """Let time pass (seconds)."""
 
     seconds: float
 
 
-class Reserve(Effect[tuple[str, ...]], frozen=True):
+class Reserve(Effect[tuple[str, ...]]):
     """Take an address out of each set of ranges, all or none; their texts without prefix length.
 
     `place` is the directory of the leases. See `host_local.choose`, which whoever carries it out calls under the directory's lock.
@@ -138,27 +139,27 @@ class Reserve(Effect[tuple[str, ...]], frozen=True):
     holder: Attachment
 
 
-class Leases(Effect[Mapping[str, Attachment]], frozen=True):
+class Leases(Effect[Mapping[str, Attachment]]):
     """Who holds which address."""
 
     place: str
 
 
-class Held(Effect[tuple[str, ...]], frozen=True):
+class Held(Effect[tuple[str, ...]]):
     """The addresses of one container's interface."""
 
     place: str
     holder: Attachment
 
 
-class Release(Effect[None], frozen=True):
+class Release(Effect[None]):
     """Give addresses back; an absent lease is fine."""
 
     place: str
     addresses: tuple[str, ...]
 
 
-class Restore(Effect[None], frozen=True):
+class Restore(Effect[None]):
     """Have iptables-restore add or delete lines of the nat table, all or none. `otherwise` are tried when they are refused.
 
     `shared` are chains and rules that several containers need: what of them is there already stays as it is (see `nat_table`).
@@ -172,7 +173,7 @@ class Restore(Effect[None], frozen=True):
     shared: str = ""
 
 
-class SavedRules(Effect[str], frozen=True):
+class SavedRules(Effect[str]):
     """The nat table, or one chain of it ("" when there is no such), as `iptables -S` prints it."""
 
     family: int
@@ -189,7 +190,7 @@ class NftMark(NamedTuple):
     rules: int
 
 
-class Nft(Effect[str], frozen=True):
+class Nft(Effect[str]):
     """Have nft run a script; what it printed (JSON for listings).
 
     With `marks` it is kept under the name `keep`, to be run again when somebody has flushed what they tell of: rules that have
@@ -201,7 +202,7 @@ class Nft(Effect[str], frozen=True):
     marks: tuple[NftMark, ...] = ()
 
 
-class NftChange(Effect[None], frozen=True):
+class NftChange(Effect[None]):
     """Carry out messages of nf_tables (`ruleset.nft_messages`) as one transaction, whole or not at all; no program is run."""
 
     messages: tuple[bytes, ...]
@@ -214,7 +215,7 @@ class NftTable(NamedTuple):
     rules: tuple[Rule, ...]
 
 
-class NftListing(Effect[NftTable], frozen=True):
+class NftListing(Effect[NftTable]):
     """The chains of an nf_tables table, and the rules of one chain or of all (""); nothing when there is no such table. `family` is a number."""
 
     family: int
@@ -222,20 +223,20 @@ class NftListing(Effect[NftTable], frozen=True):
     chain: str = ""
 
 
-class HasProgram(Effect[bool], frozen=True):
+class HasProgram(Effect[bool]):
     """Whether the node has a program."""
 
     name: str
 
 
-class ForgetConnections(Effect[None], frozen=True):
+class ForgetConnections(Effect[None]):
     """Delete what connection tracking knows of UDP to ports of the node, so that the next packets meet the new rules."""
 
     family: int
     ports: tuple[int, ...]
 
 
-class Delegate(Effect[dict[str, Any]], frozen=True):
+class Delegate(Effect[dict[str, Any]]):
     """Call another plugin, found in the call's CNI_PATH, with the same environment; its answer ({} for none)."""
 
     plugin: str
@@ -243,32 +244,32 @@ class Delegate(Effect[dict[str, Any]], frozen=True):
     config: Mapping[str, Any]
 
 
-class ReadFile(Effect[str | None], frozen=True):
+class ReadFile(Effect[str | None]):
     """A file's text, None when there is none."""
 
     path: str
 
 
-class WriteFile(Effect[None], frozen=True):
+class WriteFile(Effect[None]):
     """Write a file, whole or not at all; directories are made."""
 
     path: str
     text: str
 
 
-class RemoveFile(Effect[None], frozen=True):
+class RemoveFile(Effect[None]):
     """Remove a file; an absent one is fine."""
 
     path: str
 
 
-class ListFiles(Effect[tuple[str, ...]], frozen=True):
+class ListFiles(Effect[tuple[str, ...]]):
     """Names in a directory, in order; none when it is not there."""
 
     path: str
 
 
-class Random(Effect[bytes], frozen=True):
+class Random(Effect[bytes]):
     """Random bytes."""
 
     count: int

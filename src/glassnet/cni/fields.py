@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from ipaddress import (
@@ -197,6 +196,8 @@ class Fields:
         for key, value in self._data.items():
             if key in self._asked or "/" in key or key.startswith("_"):
                 continue
+            import difflib  # only who errs waits for it
+
             near = difflib.get_close_matches(key, self._asked, 1) if len(key) <= _SHOWN else ()
             hint = f'; did you mean "{near[0]}"?' if near else ""
             error = self.error(key[:_SHOWN], f"{shown(value)}: there is no such key{hint}")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from glassnet.kernel.api import NetNs
 from glassnet.net.errors import KernelError
 
-_SIOCGIFADDR, _SIOCGIFNETMASK, _SIOCGIFHWADDR = 0x8915, 0x891B, 0x8927
+_SIOCGIFADDR, _SIOCGIFNETMASK, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8915, 0x891B, 0x8927, 0x8933
 _NEWLINK, _DELLINK, _ERROR, _REQUEST, _ACK = 16, 17, 2, 0x1, 0x4
 _IFLA_IFNAME, _IFLA_GROUP = 3, 27
 _MANY = 100  # messages a datagram
@@ -49,6 +49,16 @@ def read_link(netns: NetNs, name: str) -> Link | None:
                 return Link("", mac)
             raise KernelError(f"read the address of interface {name}", error.errno or 0) from None
     return Link(ip_interface(f"{address}/{mask}").with_prefixlen, mac)
+
+
+def has_link(netns: NetNs, name: str) -> bool:
+    """Whether there is an interface of that name; unlike a question by rtnetlink this waits for nobody."""
+    with netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", name.encode()))
+        except OSError:
+            return False
+    return True
 
 
 def delete_links(netns: NetNs, names: Sequence[str]) -> None:

@@ -251,7 +251,7 @@ def _forgiven(operation: Operation, number: int) -> bool:
 def _words(operation: Operation) -> str:
     fields = ", ".join(
         f"{name}={value!r}"
-        for name in operation.__struct_fields__
+        for name in type(operation)._fields
         if (value := getattr(operation, name)) not in ("", 0, None, False, -1)
     )
     return f"{type(operation).__name__}({fields})"

@@ -6,13 +6,11 @@ ip-route(8), ip-rule(8), ip-neighbour(8), bridge(8), ss(8).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from glassnet.net import address
+from glassnet.net.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Value):
     """A network interface. `peer` is the other end's index where the kernel tells it (veth: in the other namespace)."""
 
     index: int
@@ -24,15 +22,13 @@ class Link:
     peer: int = 0
     hardware: str = ""
     alias: str = ""
-    info: dict[str, object] = field(default_factory=dict, hash=False, compare=False)
     carrier: bool = True
     promiscuous: bool = False
     all_multicast: bool = False
     queue: int = 0  # packets (txqueuelen)
 
 
-@dataclass(frozen=True, slots=True)
-class Shaper:
+class Shaper(Value):
     """A qdisc that holds back: `rate` in bytes a second, `buffer` in ticks of 64 ns, `limit` in bytes (tc-tbf(8), tc-htb(8)).
 
     Of an htb these are those of its default class, `default`.
@@ -45,16 +41,14 @@ class Shaper:
     default: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Shaping:
+class Shaping(Value):
     """How a link's packets are held back: its root qdisc (None: it does not), and where what comes in is redirected to."""
 
     root: Shaper | None = None
     redirected: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Value):
     """An address of a link; `length` is its prefix's. Of IPv6: `tentative` until it is known that nobody else has it, `duplicate` when somebody has."""
 
     value: int
@@ -70,8 +64,7 @@ class Address:
         return address.text_of(self.value, self.bits)
 
 
-@dataclass(frozen=True, slots=True)
-class NextHop:
+class NextHop(Value):
     """Where a route goes: a gateway (None: on the link itself) and a device. `weight` as in ip-route(8), from 1."""
 
     dev: str
@@ -81,8 +74,7 @@ class NextHop:
     gateway_bits: int = 0  # another family than the route's (RFC 5549): its bits
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Value):
     """A route. `type` is unicast, local, broadcast, unreachable, blackhole, prohibit, throw, …; `text` as ip prints it."""
 
     network: int
@@ -121,8 +113,7 @@ class Route:
         return " ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingRule:
+class RoutingRule(Value):
     """A rule of the routing policy database. Prefixes are (network, mask); None matches all."""
 
     priority: int
@@ -144,8 +135,7 @@ class RoutingRule:
     unknown: str = ""  # a selector that is not understood, as it stands
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Value):
     """An entry of the neighbour table; `state` in capitals (REACHABLE, FAILED, …)."""
 
     value: int
@@ -155,8 +145,7 @@ class Neighbour:
     state: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BridgePort:
+class BridgePort(Value):
     """A port of a bridge, as `bridge link` shows it."""
 
     name: str
@@ -166,8 +155,7 @@ class BridgePort:
     isolated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Value):
     """A socket that waits for packets: `address` 0 is any; `dual` says that an IPv6 socket takes IPv4 as well."""
 
     protocol: str
@@ -176,27 +164,3 @@ class Listener:
     port: int
     dual: bool = False
     process: str = ""
-
-
-@dataclass(slots=True)
-class NetStack:
-    """All of one network namespace. `missing` names the parts nobody dumped: what depends on them is unknown."""
-
-    links: dict[str, Link] = field(default_factory=dict)
-    addresses: list[Address] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
-    rules: list[RoutingRule] = field(default_factory=list)
-    neighbours: dict[tuple[int, int, str], Neighbour] = field(default_factory=dict)
-    ports: dict[str, BridgePort] = field(default_factory=dict)
-    fdb: dict[tuple[str, str], str] = field(default_factory=dict)  # (bridge, MAC) -> port
-    sysctls: dict[str, str] = field(default_factory=dict)
-    listeners: list[Listener] | None = None
-    missing: set[str] = field(default_factory=set)
-
-    def sysctl(self, name: str, default: str = "0") -> str:
-        """The value of a sysctl by its dotted name."""
-        return self.sysctls.get(name, default)
-
-    def has(self, value: int, bits: int) -> Address | None:
-        """The address entry with this value."""
-        return next((a for a in self.addresses if a.value == value and a.bits == bits), None)

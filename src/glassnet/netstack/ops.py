@@ -6,12 +6,12 @@ ip-address(8), ip-route(8), ip-neighbour(8), bridge(8).
 
 from __future__ import annotations
 
-import msgspec
+from glassnet.net.values import Value
 
 PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, PROTO_DHCP = 2, 3, 4, 16
 
 
-class AddBridge(msgspec.Struct, frozen=True):
+class AddBridge(Value):
     """`ip link add NAME type bridge [vlan_filtering 1]`; `hardware` is its MAC or "" for the kernel's choice. `exist_ok` accepts one that is there."""
 
     name: str
@@ -21,7 +21,7 @@ class AddBridge(msgspec.Struct, frozen=True):
     vlan_filtering: bool = False
 
 
-class AddVeth(msgspec.Struct, frozen=True):
+class AddVeth(Value):
     """`ip link add NAME type veth peer name PEER`; the peer is born in the namespace behind descriptor `peer_netns` (-1: the same).
 
     `master` is the bridge that NAME is a port of from the beginning.
@@ -38,21 +38,21 @@ class AddVeth(msgspec.Struct, frozen=True):
     master: str = ""
 
 
-class AddDummy(msgspec.Struct, frozen=True):
+class AddDummy(Value):
     """`ip link add NAME type dummy`."""
 
     name: str
     mtu: int = 0
 
 
-class DelLink(msgspec.Struct, frozen=True):
+class DelLink(Value):
     """`ip link del NAME`; with `missing_ok` an absent link is fine."""
 
     name: str
     missing_ok: bool = False
 
 
-class SetLink(msgspec.Struct, frozen=True):
+class SetLink(Value):
     """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor.
 
     `hairpin` and `isolated` are those of a bridge's port (`ip link set NAME type bridge_slave …`); it must be one already. `notify` is
@@ -75,20 +75,20 @@ class SetLink(msgspec.Struct, frozen=True):
     notify: bool | None = None
 
 
-class NoLinkLocal(msgspec.Struct, frozen=True):
+class NoLinkLocal(Value):
     """`ip link set NAME addrgenmode none`: no IPv6 address of its own making. Nothing to do where the link has no IPv6."""
 
     name: str
 
 
-class SetBridge(msgspec.Struct, frozen=True):
+class SetBridge(Value):
     """`ip link set NAME type bridge vlan_filtering 0|1`."""
 
     name: str
     vlan_filtering: bool
 
 
-class AddPortVlan(msgspec.Struct, frozen=True):
+class AddPortVlan(Value):
     """`bridge vlan add dev NAME vid FIRST-LAST [pvid] [untagged]`; `last` 0 means FIRST alone."""
 
     name: str
@@ -98,7 +98,7 @@ class AddPortVlan(msgspec.Struct, frozen=True):
     untagged: bool = False
 
 
-class DelPortVlan(msgspec.Struct, frozen=True):
+class DelPortVlan(Value):
     """`bridge vlan del dev NAME vid FIRST-LAST`."""
 
     name: str
@@ -106,7 +106,7 @@ class DelPortVlan(msgspec.Struct, frozen=True):
     last: int = 0
 
 
-class SetBridgePort(msgspec.Struct, frozen=True):
+class SetBridgePort(Value):
     """`bridge link set dev NAME hairpin on|off isolated on|off`."""
 
     name: str
@@ -114,7 +114,7 @@ class SetBridgePort(msgspec.Struct, frozen=True):
     isolated: bool | None = None
 
 
-class AddAddress(msgspec.Struct, frozen=True):
+class AddAddress(Value):
     """`ip addr add ADDRESS dev DEV [nodad] [noprefixroute]`; IPv4 gets its broadcast address. `exist_ok` accepts one that is there."""
 
     address: str
@@ -124,7 +124,7 @@ class AddAddress(msgspec.Struct, frozen=True):
     noprefixroute: bool = False
 
 
-class DelAddress(msgspec.Struct, frozen=True):
+class DelAddress(Value):
     """`ip addr del ADDRESS dev DEV`."""
 
     address: str
@@ -132,7 +132,7 @@ class DelAddress(msgspec.Struct, frozen=True):
     missing_ok: bool = False
 
 
-class AddRoute(msgspec.Struct, frozen=True):
+class AddRoute(Value):
     """`ip route add|replace DESTINATION via GATEWAY dev DEV src SOURCE metric METRIC proto PROTOCOL table TABLE`.
 
     `destination` "default" or a prefix; `gateway` "" means on-link; `onlink` as in ip-route(8). `scope` -1: global through a gateway,
@@ -154,7 +154,7 @@ class AddRoute(msgspec.Struct, frozen=True):
     exist_ok: bool = False
 
 
-class DelRoute(msgspec.Struct, frozen=True):
+class DelRoute(Value):
     """`ip route del DESTINATION via GATEWAY dev DEV`."""
 
     destination: str
@@ -165,7 +165,7 @@ class DelRoute(msgspec.Struct, frozen=True):
     missing_ok: bool = False
 
 
-class SetNeighbour(msgspec.Struct, frozen=True):
+class SetNeighbour(Value):
     """`ip neigh replace ADDRESS lladdr HARDWARE dev DEV nud permanent`: such entries do not count against gc_thresh3."""
 
     address: str
@@ -173,7 +173,7 @@ class SetNeighbour(msgspec.Struct, frozen=True):
     dev: str
 
 
-class DelNeighbour(msgspec.Struct, frozen=True):
+class DelNeighbour(Value):
     """`ip neigh del ADDRESS dev DEV`."""
 
     address: str
@@ -184,7 +184,7 @@ class DelNeighbour(msgspec.Struct, frozen=True):
 # -- traffic control (tc(8)); rates are bytes a second, sizes bytes, times the kernel's ticks of 64 ns
 
 
-class AddIfb(msgspec.Struct, frozen=True):
+class AddIfb(Value):
     """`ip link add NAME type ifb`: what is redirected to it comes back where it was, after it has waited in this link's queue."""
 
     name: str
@@ -192,14 +192,14 @@ class AddIfb(msgspec.Struct, frozen=True):
     txqlen: int = 0
 
 
-class MarkLink(msgspec.Struct, frozen=True):
+class MarkLink(Value):
     """`ip link set NAME alias ALIAS up`, asked for by name: it goes with the operation that makes the link in one system call."""
 
     name: str
     alias: str
 
 
-class AddTbf(msgspec.Struct, frozen=True):
+class AddTbf(Value):
     """`tc qdisc add dev DEV root handle 1: tbf rate RATE limit LIMIT`; `buffer` is the time in which the burst goes out at RATE (tc-tbf(8))."""
 
     dev: str
@@ -208,14 +208,14 @@ class AddTbf(msgspec.Struct, frozen=True):
     limit: int
 
 
-class AddHtb(msgspec.Struct, frozen=True):
+class AddHtb(Value):
     """`tc qdisc add dev DEV root handle 1: htb default DEFAULT`."""
 
     dev: str
     default: int
 
 
-class AddHtbClass(msgspec.Struct, frozen=True):
+class AddHtbClass(Value):
     """`tc class add dev DEV parent 1: classid 1:MINOR htb rate RATE`."""
 
     dev: str
@@ -224,7 +224,7 @@ class AddHtbClass(msgspec.Struct, frozen=True):
     buffer: int = 0
 
 
-class AddSubnetFilter(msgspec.Struct, frozen=True):
+class AddSubnetFilter(Value):
     """`tc filter add dev DEV parent 1: u32 match ip dst SUBNET flowid 1:MINOR`; with `source` it matches the source."""
 
     dev: str
@@ -233,20 +233,20 @@ class AddSubnetFilter(msgspec.Struct, frozen=True):
     source: bool = False
 
 
-class AddIngress(msgspec.Struct, frozen=True):
+class AddIngress(Value):
     """`tc qdisc add dev DEV ingress`: the place for filters of what comes in."""
 
     dev: str
 
 
-class AddRedirect(msgspec.Struct, frozen=True):
+class AddRedirect(Value):
     """`tc filter add dev DEV ingress matchall action mirred egress redirect dev TARGET` (as a u32 filter that matches everything)."""
 
     dev: str
     target: str
 
 
-class DelQdisc(msgspec.Struct, frozen=True):
+class DelQdisc(Value):
     """`tc qdisc del dev DEV root`, or `ingress`."""
 
     dev: str
@@ -254,7 +254,7 @@ class DelQdisc(msgspec.Struct, frozen=True):
     missing_ok: bool = True
 
 
-class ProbeShaping(msgspec.Struct, frozen=True):
+class ProbeShaping(Value):
     """Ask for `what` (ifb, tbf, htb, mirred) in a way that is always refused: EINVAL says that the kernel has it. Nothing is made."""
 
     what: str

@@ -18,11 +18,11 @@ from glassnet.netstack.model import (
     Link,
     Listener,
     Neighbour,
-    NetStack,
     NextHop,
     Route,
     RoutingRule,
 )
+from glassnet.netstack.namespace import NetStack
 
 _TABLES = {"255": "local", "254": "main", "253": "default"}
 
@@ -72,7 +72,6 @@ def _link(row: dict[str, Any]) -> Link:
         int(row.get("link_index", 0)),
         str(row.get("address", "")),
         str(row.get("ifalias", "")),
-        dict(info.get("info_data", {})),
         "NO-CARRIER" not in flags,
         bool(row.get("promiscuity", 0)),
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from glassnet.net import address
 from glassnet.net.errors import GlassnetError
-from glassnet.netstack.model import NetStack, Route, RoutingRule
+from glassnet.netstack.model import Route, RoutingRule
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset.model import NFT, Chain, Ruleset, SetObject, Table
 from glassnet.tracer import listing
 from glassnet.tracer.explain import Explainer, owner_of

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from glassnet.net import address
 from glassnet.net.tristate import Unknown
-from glassnet.netstack.model import Address, NetStack, NextHop, Route, RoutingRule
+from glassnet.netstack.model import Address, NextHop, Route, RoutingRule
+from glassnet.netstack.namespace import NetStack
 from glassnet.tracer.packet import PROTOCOLS, Packet
 
 _DEFAULT_RULES = ((0, "local"), (32766, "main"), (32767, "default"))

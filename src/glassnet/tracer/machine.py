@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from glassnet.netstack.model import Link, NetStack
+from glassnet.netstack.model import Link
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset.model import Ruleset
 from glassnet.tracer.fib import Fib
 from glassnet.tracer.packet import Connection

@@ -16,7 +16,7 @@ import msgspec
 
 from glassnet.net import address
 from glassnet.net.errors import ParseError
-from glassnet.netstack.model import NetStack
+from glassnet.netstack.namespace import NetStack
 from glassnet.netstack.parse_ip import add_part
 from glassnet.ruleset.model import IPTABLES_NFT, LEGACY, Ruleset, Table
 from glassnet.ruleset.parse_ipset import parse_ipset

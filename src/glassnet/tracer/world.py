@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glassnet.net import address
-from glassnet.netstack.model import Address, Link, NetStack, NextHop, Route
+from glassnet.netstack.model import Address, Link, NextHop, Route
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset.model import Ruleset
 from glassnet.tracer.machine import HOST, NODE, POD, Machine
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from glassnet.net import address
 from glassnet.net.errors import ParseError
 from glassnet.netstack import parse_ip
-from glassnet.netstack.model import NetStack
+from glassnet.netstack.namespace import NetStack
 
 ROUTES = (
     b'[{"dst":"default","gateway":"10.0.0.1","dev":"eth0","flags":[]},'
