@@ -34,6 +34,7 @@ from glassnet.ruleset.nft_reader import Rule
 
 log = logging.getLogger(__name__)
 DELAY, LONGEST = 0.2, 3.0  # seconds from the last notice to a look, and from the first
+PATIENCE = 1.5  # seconds from the last notice when only containers' own rules go: maybe another plugin's DEL, one slow program after the other
 SLOWEST = 30.0  # seconds between looks when each finds something lost: somebody means it
 _LOOK_PERIOD = 0.5  # seconds between looks at legacy tables
 _NOBODY = 0xFFFFFFFF  # no socket has this number: notices of all are heard
@@ -56,6 +57,7 @@ class RuleKeeper:
         self._looking: asyncio.Task[None] | None = None
         self._again = self._decided = False
         self._since = self._last = self._not_before = self._pause = 0.0
+        self._delay = DELAY
         self.nft_lock = asyncio.Lock()  # held by whoever runs a script that is kept, or forgotten
 
     def start(self) -> None:
@@ -92,8 +94,9 @@ class RuleKeeper:
 
     def _heard(self) -> None:
         notices = self._listener.read() if self._listener is not None else []
-        if notices is None or any(concerns(kind, body, self._names) for kind, _, body in notices):
-            self._suspect()
+        delays = [concerns(kind, body, self._names) for kind, _, body in notices] if notices is not None else [DELAY]
+        if delays := [delay for delay in delays if delay]:
+            self._suspect(min(delays))
 
     def _untouched(self, shared: str) -> bool:
         """Whether no notice has come of shared lines since the last look. Notices are there before whoever deleted something knows it is done."""
@@ -137,17 +140,18 @@ class RuleKeeper:
 
     # -- looks
 
-    def _suspect(self) -> None:
-        """Something is lost, maybe: look when there has been no notice for a while. A reload takes its time, another plugin's DEL too."""
+    def _suspect(self, delay: float = DELAY) -> None:
+        """Something is lost, maybe: look when there has been no notice for `delay` seconds. A reload takes its time, another plugin's DEL too."""
         loop = asyncio.get_running_loop()
         for nat in self._nat.values():
             nat.settled.clear()
         if not self._again:
-            self._again, self._since, self._last = True, time.time(), loop.time() + LONGEST
+            self._again, self._since, self._last, self._delay = True, time.time(), loop.time() + LONGEST, delay
+        self._delay = min(delay, self._delay)
         if self._looking is None:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = loop.call_at(max(min(loop.time() + DELAY, self._last), self._not_before), self._begin)
+            self._timer = loop.call_at(max(min(loop.time() + self._delay, self._last), self._not_before), self._begin)
 
     def _begin(self) -> None:
         self._timer, self._again = None, False
@@ -229,20 +233,23 @@ class RuleKeeper:
             each.close()
 
 
-def concerns(kind: int, body: bytes, names: set[bytes]) -> bool:
-    """Whether a notice of nf_tables tells of a loss to `names`: chains of the nat table, and tables.
+def concerns(kind: int, body: bytes, names: set[bytes]) -> float:
+    """How many seconds to wait for more when a notice of nf_tables tells of a loss to `names`, chains of the nat table, and tables; 0 if it does not.
 
     A rule that leads to a container's chain, or is in one, is that container's; others are shared.
     """
     kind &= 0xFF
     if kind not in _GONE:
-        return False
+        return 0.0
     if any(name + b"\0" in body for name in names if not name.startswith(b"CNI-")):
-        return True
+        return DELAY
     if kind == m.TABLE + 2:
-        return b"nat\0" in body
+        return DELAY if b"nat\0" in body else 0.0
     found = _NAME.findall(body)
-    return not names.isdisjoint([name for name in found if not name.startswith(b"CNI-HOSTPORT")] or found)
+    owned = [name for name in found if not name.startswith(b"CNI-HOSTPORT")]
+    if names.isdisjoint(owned or found):
+        return 0.0
+    return PATIENCE if owned else DELAY
 
 
 def lost_script(kept: Kept, there: Mapping[tuple[str, str], list[Rule]], alone: bool = True) -> str:

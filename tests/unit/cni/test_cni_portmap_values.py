@@ -9,7 +9,7 @@ import pytest
 
 from glassnet.agent.kept_rules import Kept
 from glassnet.agent.nat_rules import lost, taken_away
-from glassnet.agent.rule_keeper import concerns, lost_script
+from glassnet.agent.rule_keeper import DELAY, PATIENCE, concerns, lost_script
 from glassnet.cni import effects as e
 from glassnet.cni import nat_table, plugins, portmap, portmap_iptables, portmap_nft
 from glassnet.cni.errors import CniError
@@ -297,10 +297,10 @@ def test_a_flush_is_told_from_a_container_taken_away() -> None:
 
 def test_notices_that_matter() -> None:
     names = {b"CNI-DN-a", b"CNI-HOSTPORT-DNAT", b"cni_hostport"}
-    assert concerns(0xA08, b"nat\0CNI-HOSTPORT-DNAT\0CNI-DN-a\0", names)
+    assert concerns(0xA08, b"nat\0CNI-HOSTPORT-DNAT\0CNI-DN-a\0", names) == PATIENCE
     assert not concerns(0xA08, b"nat\0CNI-HOSTPORT-DNAT\0CNI-DN-gone\0", names)
     assert not concerns(0xA08, b"nat\0CNI-DN-gone\0CNI-HOSTPORT-DNAT\0", names)
-    assert concerns(0xA08, b"nat\0PREROUTING\0CNI-HOSTPORT-DNAT\0", names)
+    assert concerns(0xA08, b"nat\0PREROUTING\0CNI-HOSTPORT-DNAT\0", names) == DELAY
     assert concerns(0xA02, b"nat\0", names) and concerns(0xA02, b"cni_hostport\0", names)
     assert not concerns(0xA06, b"nat\0CNI-DN-a\0", names)  # new, not gone
     assert not concerns(0xA08, b"nat\0KUBE-SERVICES\0", names)
