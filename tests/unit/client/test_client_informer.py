@@ -17,7 +17,7 @@ from aiohttp import web
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
-from glassnet.client import informer as informers
+from glassnet.client.belief import Patience
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi, Unreachable
@@ -26,12 +26,6 @@ from glassnet.kube.view import Key, View
 from glassnet.net.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(informers, "_FIRST", 0.01)
-    monkeypatch.setattr(informers, "_LONGEST", 0.05)
 
 
 def free_port() -> int:
@@ -68,7 +62,12 @@ def app_with(handler: Handler) -> web.Application:
 @asynccontextmanager
 async def following(*ports: int, silence: float = 5.0) -> AsyncIterator[tuple[View, Informer]]:
     api, view = RestApi(Access(tuple(f"http://127.0.0.1:{port}" for port in ports), None)), View()
-    informer = Informer(api, kinds.CONFIG_MAP, view, silence=silence)
+    informer = Informer(
+        api,
+        kinds.CONFIG_MAP,
+        view,
+        patience=Patience(0.01, 0.05, silence=silence),
+    )
     task = asyncio.create_task(informer.run())
     try:
         yield view, informer
