@@ -6,13 +6,13 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from fault_proxy import Authority, FaultProxy
 
+from fault_proxy import Authority, FaultProxy
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store, StoreEvent
@@ -64,8 +64,9 @@ class Cluster:
         self.port = self.runner.addresses[0][1]
 
     async def stop(self) -> None:
-        assert self.runner
-        await self.runner.cleanup()
+        if self.runner:
+            await self.runner.cleanup()
+        self.runner = None
 
     def make(self, count: int) -> None:
         for _ in range(count):
@@ -148,26 +149,49 @@ class Follower:
 
 
 @asynccontextmanager
-async def world(streaming: bool = True, patience: Patience = PATIENCE, seed: int = 1) -> AsyncIterator[tuple[Cluster, FaultProxy, Follower]]:  # fmt: skip
+async def gateways(count: int = 1, streaming: bool = True, seed: int = 1) -> AsyncIterator[tuple[Cluster, list[FaultProxy]]]:  # fmt: skip
+    """A cluster with forty objects of each kind, behind some gateways."""
     cluster = Cluster(seed)
     cluster.make(40)
     await cluster.start()
-    proxy = FaultProxy(f"http://127.0.0.1:{cluster.port}", AUTHORITY, streaming=streaming)
-    await proxy.start()
-    api = RestApi(Access((proxy.url,), Tls("tests", Pem(data=AUTHORITY.pem))), TIMEOUTS)
+    proxies = [FaultProxy(f"http://127.0.0.1:{cluster.port}", AUTHORITY, streaming=streaming) for _ in range(count)]
+    for proxy in proxies:
+        await proxy.start()
+    try:
+        yield cluster, proxies
+    finally:
+        for proxy in proxies:
+            proxy.fault = ""
+            await proxy.close()
+        await cluster.stop()
+
+
+def access_to(*proxies: FaultProxy) -> Access:
+    return Access(tuple(proxy.url for proxy in proxies), Tls("tests", Pem(data=AUTHORITY.pem)), source="tests")
+
+
+@asynccontextmanager
+async def following(cluster: Cluster, access: Access, patience: Patience = PATIENCE) -> AsyncIterator[Follower]:
+    """A client, running."""
+    api = RestApi(access, TIMEOUTS)
     follower = Follower(api, cluster, patience)
     task = asyncio.create_task(follower.watches.run())
     try:
-        await asyncio.wait_for(follower.watches.synced(), 5)
-        yield cluster, proxy, follower
+        yield follower
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
         await api.close()
-        proxy.fault = ""
-        await proxy.close()
-        with suppress(AssertionError):
-            await cluster.stop()
+        if not isinstance(ended, asyncio.CancelledError):
+            raise ended  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def world(streaming: bool = True, patience: Patience = PATIENCE, seed: int = 1) -> AsyncIterator[tuple[Cluster, FaultProxy, Follower]]:  # fmt: skip
+    """A cluster, one gateway, and a client that has its first lists."""
+    async with gateways(1, streaming, seed) as (cluster, (proxy,)), following(cluster, access_to(proxy), patience) as follower:  # fmt: skip
+        await asyncio.wait_for(follower.watches.synced(), 5)
+        yield cluster, proxy, follower
 
 
 async def until(condition: Callable[[], Any], seconds: float = 8) -> None:

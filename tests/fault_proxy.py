@@ -177,9 +177,7 @@ class FaultProxy:
             if initial and not self.streaming:
                 return _status(422, "Invalid", "sendInitialEvents: Forbidden: not enabled")
             if self.fault and self.only in request.path:
-                if self.fault.startswith(("410", "error")) and not watch and "continue" not in request.query:
-                    pass
-                elif self.fault in ("reorder", "duplicate", "cut-line", "cut") and (not watch or initial):
+                if (self.fault.startswith(("410", "error")) and not watch and "continue" not in request.query) or (self.fault in ("reorder", "duplicate", "cut-line", "cut") and (not watch or initial)):
                     pass
                 elif (answer := await self._refusal(request)) is not None:
                     self.hits += 1

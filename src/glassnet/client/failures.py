@@ -131,7 +131,8 @@ async def unreachable(server: str, error: BaseException, access: Access, now: fl
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
     """The TLS error in an error of the HTTP client, if that is what it is."""
-    for each in (error, getattr(error, "certificate_error", None), getattr(error, "os_error", None), error.__cause__):
+    # aiohttp's own classes for them are TLS errors as well, but without what the inner ones know
+    for each in (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error.__cause__, error):
         if isinstance(each, ssl.SSLError):
             return each
     return None
@@ -151,7 +152,7 @@ async def _untrusted(server: str, error: ssl.SSLCertVerificationError, access: A
     found = None if access.proxy else await _presented(server, access)
     issuer = f" (issuer {found.issuer.rfc4514_string()})" if found is not None else ""
     clock = f"this machine's clock says {when(datetime.fromtimestamp(now, UTC))}"
-    match error.verify_code:
+    match getattr(error, "verify_code", 0):
         case code if code == _EXPIRED:
             if found is not None and found.not_valid_after_utc.timestamp() < now:
                 until = when(found.not_valid_after_utc)
@@ -166,7 +167,7 @@ async def _untrusted(server: str, error: ssl.SSLCertVerificationError, access: A
             return f"the server's certificate is not for {wanted}{names}; use a server URL with such a name, or tls-server-name, or issue it anew"
     where = access.tls.authority.path if access.tls is not None and access.tls.authority.path else access.source
     trusted = f"the certificate-authority of {where or 'the configuration'}" if access.tls is not None and access.tls.authority else "the system's authorities"  # fmt: skip
-    return f"the server's certificate{issuer} is of an authority that {trusted} does not know ({error.verify_message}); take the cluster's own CA, or the new one if it was changed"
+    return f"the server's certificate{issuer} is of an authority that {trusted} does not know ({getattr(error, 'verify_message', error.reason)}); take the cluster's own CA, or the new one if it was changed"
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

@@ -7,9 +7,9 @@ import asyncio
 import random
 
 import pytest
+
 from client_world import PATHS, Cluster, Follower, world
 from fault_proxy import FAULTS, FaultProxy
-
 from glassnet.client import rest
 from glassnet.kube import kinds
 
