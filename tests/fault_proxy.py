@@ -107,6 +107,7 @@ class FaultProxy:
         self.hits = self.lists = self.watches = 0
         self.requests: list[str] = []
         self.peers: set[Any] = set()  # every connection there ever was
+        self.shown: list[str] = []  # whom each request's client certificate names
         self._upstream_tls, self._client_authority = upstream_tls, client_authority
         self._open: dict[int, web.Request] = {}
         self._kept: dict[str, dict[str, Any]] = {}
@@ -169,6 +170,8 @@ class FaultProxy:
         self._open[id(request)] = request
         self.peers.add(request.transport)
         self.requests.append(f"{request.method} {request.path_qs}")
+        subject = (request.get_extra_info("peercert") or {}).get("subject") or ()
+        self.shown.append(dict(pair for names in subject for pair in names).get("commonName", ""))
         watch, initial = "watch" in request.query, "sendInitialEvents" in request.query
         if request.method == "GET" and request.query.get("limit") != "1":
             self.lists += not watch or initial
@@ -177,7 +180,9 @@ class FaultProxy:
             if initial and not self.streaming:
                 return _status(422, "Invalid", "sendInitialEvents: Forbidden: not enabled")
             if self.fault and self.only in request.path:
-                if (self.fault.startswith(("410", "error")) and not watch and "continue" not in request.query) or (self.fault in ("reorder", "duplicate", "cut-line", "cut") and (not watch or initial)):
+                if (self.fault.startswith(("410", "error")) and not watch and "continue" not in request.query) or (
+                    self.fault in ("reorder", "duplicate", "cut-line", "cut") and (not watch or initial)
+                ):
                     pass
                 elif (answer := await self._refusal(request)) is not None:
                     self.hits += 1

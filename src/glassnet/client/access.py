@@ -14,6 +14,7 @@ from glassnet.client.tls import Tls, when
 from glassnet.net.errors import UsageError
 
 log = logging.getLogger(__name__)
+_SHORTEST = 8  # characters of a secret: a shorter one is no secret, and part of too many words
 _TOKEN_AGE = 60.0  # seconds after which a token's file is read again
 
 
@@ -83,14 +84,15 @@ class Access:
             return f"token of {self.token_file}{_ends(self._kept)}"
         if self.plugin is not None:
             return f"credential of the plugin in {self.source}{_ends(self._kept)}"
+        source = self.source or "the configuration"
         if self.token:
-            return f"token in {self.source}{_ends(self.token)}"
-        return f"user and password in {self.source}" if self.basic else ""
+            return f"token in {source}{_ends(self.token)}"
+        return f"user and password in {source}" if self.basic else ""
 
     def hide(self, text: str) -> str:
         """A text without our secrets, and without what looks like one."""
         for secret in (self.token, self._kept, self.basic.removeprefix("Basic ")):
-            if secret:
+            if len(secret) >= _SHORTEST:
                 text = text.replace(secret, "[hidden]")
         return without_secrets(text)
 
