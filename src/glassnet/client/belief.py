@@ -80,6 +80,11 @@ def shrunken(kind: Kind, missing: int, held: int, seconds: float) -> NotBelieved
     return NotBelieved(f"the list of {kind.resource} lacks {missing} of the {held} that were known: they stay until another list says the same in {seconds:.3g} s")  # fmt: skip
 
 
+def empty(kind: Kind, seconds: float) -> NotBelieved:
+    """What is said of a first list without anything, of a kind that no cluster is without."""
+    return NotBelieved(f"the list of {kind.resource} is empty, which it is in no cluster: did the server lose its data? It is believed if that lasts for another {seconds:.3g} s")  # fmt: skip
+
+
 def behind(kind: Kind, version: str, seen: str, seconds: float) -> NotBelieved:
     """What is said of a server whose state is older than what was seen."""
     what = f"resourceVersion {version}" if version else "a resourceVersion"

@@ -22,6 +22,7 @@ from glassnet.client.belief import (
     Unreadable,
     behind,
     drastic,
+    empty,
     newest,
     older,
     shrunken,
@@ -70,6 +71,7 @@ class _Gathered:
 class Informer:
     """Feeds one kind into a View; no other may feed the same kind into it. `synced` is set after the first complete list.
 
+    `never_empty` is for kinds that no cluster is without: a first list without any must be said again before it is believed.
     `decode` makes of an object's JSON what the View holds; `on_error` hears every failure. `last_contact` is when the server last spoke
     (time.monotonic(), 0 for never), `error` what keeps the watch from standing ("" for nothing), `forbidden` whether that is a lack of permission.
     """
@@ -85,6 +87,7 @@ class Informer:
         decode: Callable[[Kind, bytes], Any] = types.decode,
         on_error: Callable[[GlassnetError], None] = lambda error: None,
         patience: Patience = PATIENCE,
+        never_empty: bool = False,
     ) -> None:
         self._api, self.kind, self._view, self._decode, self._on_error = api, kind, view, decode, on_error
         self._select = selectors(label_selector, field_selector)
@@ -95,6 +98,7 @@ class Informer:
         self.last_contact = 0.0
         self.error, self.forbidden = "", False
         self.unreadable: dict[Key, str] = {}
+        self._never_empty, self._empty_since = never_empty, 0.0
         self._streams = True  # until the server refuses a streaming list
         self._newest = ""  # the newest state this kind was seen in
         self._floor = ""  # of the last complete list: what was not in it then was not there
@@ -239,6 +243,11 @@ class Informer:
 
     async def _complete(self, gathered: _Gathered, version: str) -> None:
         """A complete list is in: what is new is told, and what was not in it has gone, if that can be believed."""
+        if self._never_empty and not gathered.seen and not self.synced.is_set():
+            self._empty_since = self._empty_since or time.monotonic()
+            left = self._patience.shrunk - (time.monotonic() - self._empty_since)
+            if left > 0:
+                raise empty(self.kind, left)
         restored = self._restored
         if older(version, self._newest):
             if not restored:

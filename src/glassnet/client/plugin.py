@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,8 @@ class Plugin:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(f"{name} printed no ExecCredential with a status") from None
+        if found.certificate and not found.ends:
+            found = replace(found, ends=_certificate_ends(found.certificate))
         if version not in (None, self._command["apiVersion"]):
             raise UsageError(f"{name} printed {version}, the kubeconfig asks for {self._command['apiVersion']}")
         if bool(found.certificate) != bool(found.key):
@@ -118,6 +120,16 @@ class Plugin:
         if not found.token and not found.certificate:
             raise UsageError(f"{name} gave neither a token nor a client certificate")
         return found
+
+
+def _certificate_ends(text: str) -> float:
+    """When a certificate ends, in seconds since 1970; 0 for what is none, which TLS will say."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(text.encode()).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def without_secrets(text: str) -> str:

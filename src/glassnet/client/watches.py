@@ -62,8 +62,9 @@ class Watches:
         label_selector: str = "",
         field_selector: str = "",
         decode: Callable[[Kind, bytes], Any] = narrow.decode,
+        never_empty: bool = False,
     ) -> Informer:
-        """Watch a kind, from now on if `run` runs. Raises UsageError when it is watched already: one View holds one choice of a kind."""
+        """Watch a kind, from now on if `run` runs; `never_empty` if no cluster is without it. Raises UsageError when it is watched already: one View holds one choice of a kind."""
         if kind in self._informers:
             raise UsageError(f"{kind.resource} are watched already: one View takes one watch of a kind")
         informer = Informer(
@@ -75,6 +76,7 @@ class Watches:
             decode=decode,
             on_error=lambda error: self._failed(kind, error),
             patience=self._patience,
+            never_empty=never_empty,
         )
         self._informers[kind] = informer
         if self._group is not None:

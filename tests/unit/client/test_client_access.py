@@ -173,6 +173,17 @@ async def test_a_plugin_gives_certificates_and_is_told_of_the_cluster(tmp_path: 
             assert proxy.shown[-1] == "two"
 
 
+async def test_a_plugin_is_asked_again_when_its_certificate_ends(tmp_path: Path) -> None:
+    for days, runs in (((-1, 9), 1), ((-9, 0), 3)):
+        certificate, key = CLIENTS.issue("x", days=days, client=True)
+        command = plugin(tmp_path, {"clientCertificateData": certificate, "clientKeyData": key})
+        access = kubeconfig.load(write(tmp_path, "https://127.0.0.1:1", {"exec": command}))
+        for _ in range(runs):
+            await access.authorization()
+        assert (tmp_path / "runs").read_text().count("x") == runs
+        (tmp_path / "runs").unlink()
+
+
 @pytest.mark.parametrize(
     ("status", "more", "said"),
     [

@@ -25,8 +25,9 @@ from client_world import (  # fmt: skip
 from fault_proxy import Authority, FaultProxy
 from glassnet.client.belief import NotBelieved
 from glassnet.client.rest import RestApi
+from glassnet.client.watches import Watches
 from glassnet.kube import kinds
-from glassnet.kube.view import Key
+from glassnet.kube.view import Key, View
 from glassnet.net.errors import ApiError, UsageError
 
 
@@ -290,3 +291,39 @@ async def test_a_kind_that_is_added_later_is_watched_too() -> None:
         await asyncio.wait_for(follower.watches.synced(kinds.NAMESPACE), 5)
         assert informer.synced.is_set()
         assert Key("", "default") in follower.view.namespaces
+
+
+async def test_a_first_list_without_what_no_cluster_is_without_must_last() -> None:
+    async with gateways() as (cluster, (proxy,)):
+        proxy.fault = "empty-list"
+        api, view = RestApi(access_to(proxy), TIMEOUTS), View()
+        watches = Watches(api, view, patience=replace(PATIENCE, shrunk=0.3))
+        watches.add(kinds.CONFIG_MAP, never_empty=True)
+        watches.add(kinds.SERVICE_ACCOUNT)
+        task = asyncio.create_task(watches.run())
+        await asyncio.wait_for(watches.synced(kinds.SERVICE_ACCOUNT), 5)
+        await until(lambda: "in no cluster" in watches.standing()[0].error)
+        assert not watches.standing()[0].synced
+        proxy.fault = ""
+        await asyncio.wait_for(watches.synced(), 5)
+        assert len(view.config_maps) >= 40
+        proxy.fault = "empty-list"
+        other = Watches(api, View(), patience=replace(PATIENCE, shrunk=0.1))
+        other.add(kinds.CONFIG_MAP, never_empty=True)
+        second = asyncio.create_task(other.run())
+        await asyncio.wait_for(other.synced(), 5)  # it lasts
+        for each in (task, second):
+            each.cancel()
+            await asyncio.gather(each, return_exceptions=True)
+        await api.close()
+        assert cluster.made
+
+
+async def test_who_has_nothing_to_tell_is_asked_nothing() -> None:
+    async with world() as (cluster, proxy, follower):
+        before = list(proxy.requests)
+        assert len(before) == len(KINDS)
+        cluster.change(10)
+        await follower.agrees()
+        await asyncio.sleep(0.3)
+        assert proxy.requests == before
