@@ -27,7 +27,7 @@ from glassnet.client.belief import (
     older,
     shrunken,
 )
-from glassnet.client.rest import RawEvent, RestApi, Unreachable, error_of, selectors
+from glassnet.client.rest import RawEvent, RestApi, Unreachable, error_of, selectors, too_large
 from glassnet.kube import types
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key, View
@@ -144,8 +144,8 @@ class Informer:
                 except ApiError as error:
                     if self._opened or error.status not in (400, 422, 404, 405):
                         raise
-                    self._streams = False
             await self._list()
+            self._streams = False  # a list it has, a stream it refused
         return await self._follow(None)
 
     def _relist(self) -> None:
@@ -160,7 +160,11 @@ class Informer:
     def _failed(self, error: GlassnetError) -> float:
         """Note a failure; seconds to wait."""
         self._broken = True
+        if isinstance(error, ApiError) and too_large(error):
+            error = self._set_back("")
         status = error.status if isinstance(error, ApiError) else 0
+        if status in (400, 422):
+            self.version = ""  # the server can make nothing of where we were
         self.error, self.forbidden = str(error), status == 403
         if status == 410:
             self.version = ""  # too old to go on from

@@ -21,7 +21,18 @@ from glassnet.client.transport import TIMEOUTS, Timeouts, Transport, target_of
 from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError
 
-__all__ = ["RawEvent", "RawList", "RestApi", "Timeouts", "Unreachable", "Untrusted", "error_of", "path_of", "selectors"]
+__all__ = [
+    "RawEvent",
+    "RawList",
+    "RestApi",
+    "Timeouts",
+    "Unreachable",
+    "Untrusted",
+    "error_of",
+    "path_of",
+    "selectors",
+    "too_large",
+]
 PAGE = 500
 Objects = list[dict[str, Any]]
 RawObjects = list[bytes]
@@ -177,7 +188,7 @@ class RestApi:
         try:
             page = _list(await self._bytes(_call("list", kind, ""), "GET", query=query, tries=1))
         except ApiError as error:
-            if _too_large(error):
+            if too_large(error):
                 return False
             raise
         except msgspec.DecodeError as error:
@@ -277,7 +288,7 @@ class RestApi:
                 self.leave(server)
             put_off = status == 429 or (status >= 500 and asked is not None)
             wait = (asked if asked is not None else delay) * random.uniform(*_JITTER)
-            again = put_off or (method == "GET" and status >= 500 and not _too_large(error))
+            again = put_off or (method == "GET" and status >= 500 and not too_large(error))
             if not again or attempt == tries or time.monotonic() + wait > end:
                 raise error
             await asyncio.sleep(wait)
@@ -303,7 +314,7 @@ def _call(verb: str, kind: Kind, namespace: str, name: str = "", subresource: st
     return Call(verb, resource, path_of(kind, namespace, name, subresource))
 
 
-def _too_large(error: ApiError) -> bool:
+def too_large(error: ApiError) -> bool:
     """The server has not come as far as the resourceVersion that was asked for."""
     causes = error.details.get("causes") or ()
     return error.status == 504 and any(isinstance(each, dict) and each.get("reason") == "ResourceVersionTooLarge" for each in causes)  # fmt: skip

@@ -232,3 +232,31 @@ async def test_every_verb_against_the_embedded_server() -> None:
         with pytest.raises(ApiError, match="not found"):
             await api.get(kinds.CONFIG_MAP, "default", "x")
         await api.close()
+
+
+@pytest.mark.parametrize("status", [400, 504])
+async def test_a_server_that_can_make_nothing_of_where_we_were_is_listed_anew(status: int) -> None:
+    port, asked = free_port(), list[str]()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "sendInitialEvents" in request.query:
+            return web.json_response({"kind": "Status", "code": 422}, status=422)
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [config_map("new" if asked else "old", "2")]})  # fmt: skip
+        asked.append(request.query["resourceVersion"])
+        if len(asked) == 1:
+            return web.Response(text=json.dumps({"type": "ADDED", "object": config_map("w", "9")}) + "\n")
+        if asked[-1] == "9":
+            causes = [{"reason": "ResourceVersionTooLarge"}]
+            return web.json_response({"kind": "Status", "code": status, "details": {"causes": causes}}, status=status)
+        return await silent(request)
+
+    api, view = RestApi(Access((f"http://127.0.0.1:{port}",), None)), View()
+    informer = Informer(api, kinds.CONFIG_MAP, view, patience=Patience(0.01, 0.05, again=0.02, older=0.1, shrunk=0.1, lost=0.2))  # fmt: skip
+    async with served(app_with(handler), port):
+        task = asyncio.create_task(informer.run())
+        await until(lambda: names(view) == {"new"})
+        assert asked[0] == "3"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()

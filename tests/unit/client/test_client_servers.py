@@ -160,7 +160,10 @@ async def test_what_a_shrunken_list_lacked_and_a_watch_shows_again_stays_without
 
 
 async def test_of_several_servers_the_next_one_serves() -> None:
-    async with gateways(3) as (cluster, proxies), following(cluster, access_to(*proxies)) as follower:
+    async with (
+        gateways(3) as (cluster, proxies),
+        following(cluster, access_to(*proxies), replace(PATIENCE, silence=5)) as follower,
+    ):
         await asyncio.wait_for(follower.watches.synced(), 5)
         assert not proxies[1].requests
         before = listings(follower)
@@ -214,7 +217,7 @@ async def test_a_wrong_certificate_is_told_and_outlived(
 
 
 async def test_no_permission_for_one_kind_is_told_and_the_rest_goes_on() -> None:
-    patience = replace(PATIENCE, refused=0.2)
+    patience = replace(PATIENCE, refused=0.2, silence=5)
     async with gateways() as (cluster, (proxy,)):
         proxy.fault, proxy.only = "403", "serviceaccounts"
         async with following(cluster, access_to(proxy), patience) as follower:
@@ -320,7 +323,7 @@ async def test_a_first_list_without_what_no_cluster_is_without_must_last() -> No
 
 
 async def test_who_has_nothing_to_tell_is_asked_nothing() -> None:
-    async with world() as (cluster, proxy, follower):
+    async with world(patience=replace(PATIENCE, silence=5)) as (cluster, proxy, follower):
         before = list(proxy.requests)
         assert len(before) == len(KINDS)
         cluster.change(10)
