@@ -176,7 +176,8 @@ async def three_nodes() -> AsyncIterator[Site]:
     try:
         factory = MachineFactory(spawner, place, rootless=False)
         for name in (*ADDRESSES, "router", "outside"):
-            machines.append(await factory.machine(name, {"/etc/hostname": f"{name}\n"}))
+            made = await factory.machine(name, {"/etc/hostname": f"{name}\n"})
+            machines.append(made)
         *nodes, site.router, site.outside = machines
         site.members = {machine.name: Member(site, machine) for machine in nodes}
         for machine in machines:  # no waiting for addresses to be known as nobody else's

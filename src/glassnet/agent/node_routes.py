@@ -17,6 +17,7 @@ from glassnet.kernel.route_watch import RouteWatch
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
 from glassnet.kube import kinds
 from glassnet.kube.change import Record
+from glassnet.kube.types import Node
 from glassnet.kube.view import Event, View
 from glassnet.kube.view import Key as ObjectKey
 from glassnet.net.errors import KernelError
@@ -142,6 +143,8 @@ class NodeRoutes:
     def _on_event(self, event: Event) -> None:
         if event.kind is not kinds.NODE:
             return
+        if event.old is not None and event.new is not None and _same(event.old, event.new):
+            return  # a heartbeat: every node sends them
         touched = self._mesh.remove(event.key.name) if event.new is None else self._mesh.put(peer_of(event.new))
         if not touched:
             return
@@ -319,6 +322,15 @@ class NodeRoutes:
             await asyncio.sleep(0)
         self._link.remove()
         self._table.there.clear()
+
+
+def _same(old: Node, new: Node) -> bool:
+    return (
+        old.spec.pod_cidrs == new.spec.pod_cidrs
+        and old.spec.pod_cidr == new.spec.pod_cidr
+        and old.status.addresses == new.status.addresses
+        and old.metadata.creation_timestamp == new.metadata.creation_timestamp
+    )
 
 
 def _keep_listening_to_routers(devs: Iterable[str]) -> None:

@@ -418,22 +418,39 @@ def _del_address(netlink: RtNetlink, op: ops.DelAddress) -> Message:
     return _DELADDR, 0, _address_body(netlink, op.address, op.dev, 0)
 
 
+def _packed(address: str) -> bytes:
+    """The bytes of an address; five times as fast as `ipaddress`, which tells of bad ones. Raises ValueError."""
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    except OSError:
+        return ipaddress.ip_address(address).packed
+
+
+def _prefix(text: str) -> tuple[bytes, int]:
+    """The bytes of a network's address, and its length. Raises ValueError, for bits set beyond the length too."""
+    address, _, tail = text.partition("/")
+    if tail.isdecimal() and tail.isascii():
+        packed, length = _packed(address), int(tail)
+        if (host := len(packed) * 8 - length) >= 0 and not int.from_bytes(packed) & ((1 << host) - 1):
+            return packed, length
+    network = ipaddress.ip_network(text)
+    return network.network_address.packed, network.prefixlen
+
+
 def _route_body(
     netlink: RtNetlink, op: ops.AddRoute | ops.DelRoute, scope: int, kind: int, flags: int, more: bytes
 ) -> bytes:
-    hop = ipaddress.ip_address(op.gateway) if op.gateway else None
+    hop = _packed(op.gateway) if op.gateway else b""
     if op.destination == "default":
-        version, length, target = hop.version if hop else 4, 0, b""
+        family, length, target = socket.AF_INET6 if len(hop) == 16 else socket.AF_INET, 0, b""
     else:
-        network = ipaddress.ip_network(op.destination)
-        version, length, target = network.version, network.prefixlen, _attr(1, network.network_address.packed)
+        packed, length = _prefix(op.destination)
+        family, target = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, _attr(1, packed)
     table = op.table if op.table < 256 else 0
-    body = _ROUTE.pack(
-        socket.AF_INET if version == 4 else socket.AF_INET6, length, 0, 0, table, op.protocol, scope, kind, flags
-    )
+    body = _ROUTE.pack(family, length, 0, 0, table, op.protocol, scope, kind, flags)
     body += (target if length else b"") + _u32(15, op.table)
     if hop:
-        body += _attr(5, hop.packed)
+        body += _attr(5, hop)
     if op.dev:
         body += _u32(4, netlink.index(op.dev))
     return body + more
@@ -458,9 +475,9 @@ def _del_route(netlink: RtNetlink, op: ops.DelRoute) -> Message:
 
 
 def _neighbour_body(netlink: RtNetlink, address: str, dev: str, state: int) -> bytes:
-    ip = ipaddress.ip_address(address)
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-    return _NEIGH.pack(family, netlink.index(dev), state, 0, 0) + _attr(1, ip.packed)
+    packed = _packed(address)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    return _NEIGH.pack(family, netlink.index(dev), state, 0, 0) + _attr(1, packed)
 
 
 def _set_neighbour(netlink: RtNetlink, op: ops.SetNeighbour) -> Message:
@@ -474,7 +491,7 @@ def _del_neighbour(netlink: RtNetlink, op: ops.DelNeighbour) -> Message:
 
 def _set_fdb(netlink: RtNetlink, op: ops.SetFdb) -> Message:
     body = _NEIGH.pack(socket.AF_BRIDGE, netlink.index(op.dev), _NUD_PERMANENT | _NUD_NOARP, _NTF_SELF, 0)
-    body += _mac(2, op.hardware) + _attr(1, ipaddress.ip_address(op.remote).packed)
+    body += _mac(2, op.hardware) + _attr(1, _packed(op.remote))
     return _NEWNEIGH, _CREATE | _REPLACE, body
 
 

@@ -7,14 +7,14 @@ Nodes whose ranges or addresses it touches, and no others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from glassnet.net.address import text_of
 from glassnet.netstack.model import OwnAddress
 from glassnet.routes import mtu
 from glassnet.routes.model import Peer, Problem, RoutesSettings
-from glassnet.routes.prefixes import Prefixes
+from glassnet.routes.prefixes import Block, Prefixes, block, holds, overlap
 
 
 class Direct(NamedTuple):
@@ -50,7 +50,10 @@ class Mesh:
         self._cidrs, self._addresses = Prefixes(), Prefixes()
         self._macs: dict[str, set[str]] = {}
         self._own: tuple[OwnAddress, ...] = ()
-        self._subnets: list[tuple[int, int, int, OwnAddress]] = []  # length (longest first), first address, mask, whose
+        self._subnets: list[tuple[Block, OwnAddress]] = []  # of links of ours, the longest prefix first
+        self._closed: list[tuple[Block, OwnAddress]] = []  # those where no pods of other nodes can be
+        self._own_points: set[Block] = set()
+        self._ranges = [block(one) for one in settings.cluster_cidrs]
 
     # -- what changes
 
@@ -65,13 +68,16 @@ class Mesh:
             return set()
         touched = self._drop(old) if old else set()
         self._peers[peer.name] = peer
-        for cidr in peer.cidrs:
-            self._cidrs.add(cidr, peer.name)
-        for address in peer.addresses:
-            self._addresses.add(address, peer.name)
+        for place in peer.blocks:
+            self._cidrs.add(place, peer.name)
+        for place in peer.points:
+            self._addresses.add(place, peer.name)
         self._macs.setdefault(peer.mac, set()).add(peer.name)
         touched |= self._near(peer) | {peer.name}
-        return set(self._peers) if peer.name == self.here else touched
+        if peer.name != self.here:
+            return touched
+        self._close()
+        return set(self._peers)
 
     def remove(self, name: str) -> set[str]:
         """A Node has gone; the names whose `ways` may be others than before, itself among them."""
@@ -80,7 +86,10 @@ class Mesh:
             return set()
         touched = self._drop(old)
         del self._peers[name]
-        return {*self._peers, name} if name == self.here else touched
+        if name != self.here:
+            return touched
+        self._close()
+        return {*self._peers, name}
 
     def own(self, addresses: Iterable[OwnAddress]) -> set[str]:
         """This node's own addresses as they are now; the names whose `ways` may be others than before: all, or none."""
@@ -88,18 +97,23 @@ class Mesh:
         if found == self._own:
             return set()
         self._own = found
-        subnets = ((ip_network(one.network), one) for one in found)
-        self._subnets = sorted(
-            ((net.prefixlen, int(net.network_address), int(net.netmask), one) for net, one in subnets),
-            key=lambda each: (-each[0], each[1], each[3].index),
-        )
+        subnets = ((block(one.network), one) for one in found)
+        self._subnets = sorted(subnets, key=lambda each: (each[0][2], each[0], each[1].index))
+        self._own_points = {block(one.address) for one in found}
+        self._close()
         return set(self._peers)
 
+    def _close(self) -> None:
+        """Our own pods' bridge is no link that others' pods could be taken to be on."""
+        me = self._peers.get(self.here)
+        mine = me.blocks if me else ()
+        self._closed = [each for each in self._subnets if not any(holds(one, each[0]) for one in mine)]
+
     def _drop(self, peer: Peer) -> set[str]:
-        for cidr in peer.cidrs:
-            self._cidrs.remove(cidr, peer.name)
-        for address in peer.addresses:
-            self._addresses.remove(address, peer.name)
+        for place in peer.blocks:
+            self._cidrs.remove(place, peer.name)
+        for place in peer.points:
+            self._addresses.remove(place, peer.name)
         self._macs[peer.mac].discard(peer.name)
         if not self._macs[peer.mac]:
             del self._macs[peer.mac]
@@ -108,7 +122,7 @@ class Mesh:
     def _near(self, peer: Peer) -> set[str]:
         """The Nodes that have something in common with a peer."""
         found = set(self._macs.get(peer.mac, ()))
-        for place in (*peer.cidrs, *peer.addresses):
+        for place in (*peer.blocks, *peer.points):
             found |= self._cidrs.overlapping(place) | self._addresses.overlapping(place)
         return found
 
@@ -169,14 +183,14 @@ class Mesh:
             )
         if not peer.addresses and name == self.here:
             problems.append(Problem("NoNodeAddress", "no InternalIP in status.addresses: others cannot reach its pods"))
-        for cidr in peer.cidrs:
-            if (problem := self._conflict(peer, cidr)) is None and name != self.here:
+        for cidr, place in zip(peer.cidrs, peer.blocks, strict=True):
+            if (problem := self._conflict(peer, cidr, place)) is None and name != self.here:
                 found = self._hop(peer, cidr)
                 problem = found if isinstance(found, Problem) else None
                 hops += [] if isinstance(found, Problem) else [found]
             problems += [problem] if problem else []
         if name == self.here:
-            problems += [problem for one in peer.addresses if (problem := self._claimed(peer, one))]
+            problems += [problem for one in peer.points if (problem := self._claimed(peer, one))]
         return Ways(tuple(hops), tuple(dict.fromkeys(problems)))
 
     def _older(self, peer: Peer, names: Iterable[str]) -> str:
@@ -184,45 +198,37 @@ class Mesh:
         older = [self._peers[name] for name in names if self._peers[name].born < peer.born]
         return min(older, key=lambda one: one.born).name if older else ""
 
-    def _conflict(self, peer: Peer, cidr: str) -> Problem | None:
-        overlapping = self._cidrs.overlapping(cidr)
+    def _conflict(self, peer: Peer, cidr: str, place: Block) -> Problem | None:
+        overlapping = self._cidrs.overlapping(place)
         if other := self._older(peer, overlapping):
             text = f"pod CIDR {cidr} overlaps {_listed(self._peers[other].cidrs)} of Node {other}, which is older"
             return Problem("PodCIDROverlap", text, other)
         if peer.name != self.here and self.here in overlapping:
             text = f"pod CIDR {cidr} overlaps {_listed(self.cidrs)} of this node, {self.here}: its own pods come first"
             return Problem("PodCIDROverlap", text, self.here)
-        if nodes := self._addresses.overlapping(cidr):
+        if nodes := self._addresses.overlapping(place):
             other = min(nodes)
             text = f"pod CIDR {cidr} holds the address of Node {other}: a route would cut the nodes off"
             return Problem("PodCIDRHoldsNodes", text, "" if other == peer.name else other)
-        ranges = [ip_network(one) for one in self.settings.cluster_cidrs if (":" in one) == (":" in cidr)]
-        network = ip_network(cidr)
-        if ranges and not any(network.subnet_of(one) for one in ranges):  # type: ignore[arg-type]
+        ranges = [one for one in self._ranges if one[0] == place[0]]
+        if ranges and not any(holds(one, place) for one in ranges):
             text = f"pod CIDR {cidr} lies outside the cluster's ({_listed(self.settings.cluster_cidrs)})"
             return Problem("PodCIDROutside", text)
-        return None if peer.name == self.here else self._on_link(cidr)
-
-    def _on_link(self, cidr: str) -> Problem | None:
-        """Does a link of ours say that the pods are on it? Our own pods' bridge does not count, nor do other nodes' routers."""
-        network = ip_network(cidr)
-        mine = [ip_network(one) for one in self.cidrs]
-        for *_, one in self._subnets:
-            subnet = ip_network(one.network)
-            if subnet.version != network.version or any(_within(subnet, each) for each in mine):
-                continue
-            if subnet.overlaps(network):
-                text = f"pod CIDR {cidr} overlaps {one.network} of this node's link {one.dev}"
-                return Problem("PodCIDROnLink", text, local=True)
+        if peer.name != self.here:
+            for subnet, one in self._closed:
+                if overlap(subnet, place):
+                    text = f"pod CIDR {cidr} overlaps {one.network} of this node's link {one.dev}"
+                    return Problem("PodCIDROnLink", text, local=True)
         return None
 
-    def _claimed(self, peer: Peer, address: str) -> Problem | None:
+    def _claimed(self, peer: Peer, point: Block) -> Problem | None:
         """Is the peer's address another's?"""
-        if other := self._older(peer, self._addresses.overlapping(address)):
-            text = f"its address {address} is that of Node {other} too, which is older"
+        if other := self._older(peer, self._addresses.overlapping(point)):
+            text = f"its address {text_of(point[1], point[0])} is that of Node {other} too, which is older"
             return Problem("NodeAddressConflict", text, other)
-        if peer.name != self.here and any(one.address == address for one in self._own):
-            return Problem("NodeAddressConflict", f"its address {address} is this node's own", self.here)
+        if peer.name != self.here and point in self._own_points:
+            text = f"its address {text_of(point[1], point[0])} is this node's own"
+            return Problem("NodeAddressConflict", text, self.here)
         return None
 
     def _hop(self, peer: Peer, cidr: str) -> Direct | Tunnelled | Problem:
@@ -234,9 +240,10 @@ class Mesh:
             if mode == "auto":
                 return self._tunnel(peer, cidr)
             return Problem("NoNodeAddress", f"no InternalIP of IPv{family} for its pod CIDR {cidr}")
-        if problem := self._claimed(peer, address):
+        point = peer.point(family)
+        if problem := self._claimed(peer, point):
             return problem
-        if dev := self.link_to(address):
+        if dev := self._link_to(point):
             return Direct(cidr, address, dev)
         if mode == "auto":
             return self._tunnel(peer, cidr)
@@ -245,13 +252,13 @@ class Mesh:
         )
         return Problem("NoSharedLink", text, local=True)
 
-    def link_to(self, address: str) -> str:
-        """The link that an address is on, by the longest of our subnets that hold it; "" for none."""
-        number, bits = int(ip_address(address)), 128 if ":" in address else 32
-        for length, first, mask, one in self._subnets:
-            if (":" in one.network) == (bits == 128) and length < bits and number & mask == first:
+    def _link_to(self, point: Block) -> str:
+        """The link that an address is on, by the longest of our subnets that hold it; "" for none. A prefix of full length is our own address,
+        or the far end of a point-to-point link."""
+        for subnet, one in self._subnets:
+            if holds(subnet, point) and (subnet[2] or block(one.address) != point):
                 return one.dev
-        return next((one.dev for one in self._own if one.network == f"{address}/{bits}" and one.address != address), "")
+        return ""
 
     def _tunnel(self, peer: Peer, cidr: str) -> Tunnelled | Problem:
         outer = self.outer
@@ -261,7 +268,7 @@ class Mesh:
         if not remote:
             text = f"no InternalIP of IPv{outer} in status.addresses, which this node's VXLAN runs over"
             return Problem("NoNodeAddress", text)
-        if problem := self._claimed(peer, remote):
+        if problem := self._claimed(peer, peer.point(outer)):
             return problem
         if other := self._older(peer, self._macs[peer.mac]):
             text = f"the names of this Node and of {other} give one VTEP MAC, {peer.mac}: rename one"
@@ -272,15 +279,5 @@ class Mesh:
         return Tunnelled(cidr, cidr.partition("/")[0], peer.mac, remote)
 
 
-def _within(inner: object, outer: object) -> bool:
-    return type(inner) is type(outer) and inner.subnet_of(outer)  # type: ignore[attr-defined]
-
-
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(words)
-
-
-def each(mesh: Mesh) -> Iterator[tuple[str, Ways]]:
-    """The ways of all Nodes."""
-    for name in mesh.names():
-        yield name, mesh.ways(name)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, Literal, NamedTuple, get_args
+from ipaddress import ip_network
+from typing import Literal, NamedTuple, get_args
 
 from glassnet.kube.types import Node
-from glassnet.net.address import canonical
+from glassnet.net.address import canonical, text_of
 from glassnet.net.errors import UsageError
 from glassnet.routes import mtu as sizes
+from glassnet.routes.prefixes import Block, block, overlap
 
 Mode = Literal["auto", "direct", "vxlan"]
 MARK = "glassnet routes between nodes"  # the alias of the VXLAN link, by which it is known as ours
+_UNFIT = tuple(
+    map(block, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"))
+)  # this host, loopback, link-local, multicast, reserved; RFC 6890, RFC 4291
 _NAME_MAX = 15  # bytes; IFNAMSIZ less the end mark
 
 
@@ -60,7 +64,8 @@ class Peer(NamedTuple):
     """A Node as far as routes go.
 
     `born` orders Nodes by age: creationTimestamp (RFC 3339; "9" for one without), then name. `ipv4` and `ipv6` are its first InternalIPs,
-    "" for none. `cidrs` are pod CIDRs in their one spelling, `unreadable` says what of the Node could not be read.
+    "" for none. `cidrs` are pod CIDRs in their one spelling, `unreadable` says what of the Node could not be read. `blocks` and `points` are
+    the pod CIDRs and the addresses as numbers.
     """
 
     name: str
@@ -70,10 +75,16 @@ class Peer(NamedTuple):
     cidrs: tuple[str, ...] = ()
     mac: str = ""
     unreadable: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    points: tuple[Block, ...] = ()
 
     def address(self, family: int) -> str:
         """Its address of a family (4 or 6), "" for none."""
         return self.ipv4 if family == 4 else self.ipv6
+
+    def point(self, family: int) -> Block:
+        """Its address of a family as numbers. Raises StopIteration when it has none."""
+        return next(one for one in self.points if one[0] == (32 if family == 4 else 128))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -105,38 +116,33 @@ def peer_of(node: Node) -> Peer:
         elif not addresses[6 if ":" in found else 4]:
             addresses[6 if ":" in found else 4] = found
     listed = node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
+    cidrs = tuple(dict.fromkeys(_read(listed, wrong)))
     return Peer(
         name,
         (created.isoformat() if created else "9", name),
         addresses[4],
         addresses[6],
-        tuple(dict.fromkeys(_read(listed, wrong))),
+        cidrs,
         vtep_mac(name),
         tuple(wrong),
+        tuple(block(cidr) for cidr in cidrs),
+        tuple(block(one) for one in addresses.values() if one),
     )
 
 
 def _read(listed: Iterable[str], wrong: list[str]) -> Iterable[str]:
     for text in listed:
         try:
-            network = ip_network(text, strict=False)
+            bits, first, host = place = block(text)
         except ValueError:
             wrong.append(f"pod CIDR {text!r} is no network such as 10.200.0.0/24")
             continue
-        if reason := _unfit(network):
-            wrong.append(f"pod CIDR {text} {reason}")
+        if bits == host:
+            wrong.append(f"pod CIDR {text} is the whole internet")
+        elif any(overlap(place, each) for each in _UNFIT):
+            wrong.append(f"pod CIDR {text} lies where no pods can be")
         else:
-            yield str(network)
-
-
-def _unfit(network: IPv4Network | IPv6Network) -> str:
-    where: Any = network.network_address
-    if network.prefixlen == 0:
-        return "is the whole internet"
-    for name in ("is_loopback", "is_multicast", "is_link_local", "is_unspecified"):
-        if getattr(where, name):
-            return f"begins at {where}, where no pods can be"
-    return ""
+            yield f"{text_of(first, bits)}/{bits - host}"
 
 
 def vtep_mac(node: str) -> str:
