@@ -164,7 +164,7 @@ class NodeRoutes:
                 look = True
         if look and not self._look_at:
             self._look_at = max(time.monotonic(), self._looked + PAUSE)
-        if look or self._table.due() == 0:
+        if look or self._table.due() is not None:  # how long to sleep may be another matter now
             self._awake.set()
 
     # -- this node
