@@ -129,6 +129,8 @@ async def test_what_is_programmed(site: Site) -> None:
     assert (await site.a.run("ip", "neigh", "show", "dev", "glassnet-vxlan")).count("PERMANENT") == 2
     for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         assert (await site.a.run("sysctl", "-n", name)).strip() == "1"
+    accepts = await site.a.run("sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")
+    assert accepts.strip() == "2"  # or a router's advertisements, and with them the default route, would be lost
 
 
 async def test_nodes_come_go_and_change(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -182,6 +183,28 @@ async def test_a_vxlan_of_our_number_is_named(site: Site) -> None:
     routes = await started(site.a)
     assert "already exists" in routes.problems["node-a"] and "vxlan_id" in routes.problems["node-a"]
     assert routes.routes == 2
+
+
+async def test_a_udp_port_that_is_taken_is_named(site: Site) -> None:
+    taken = site.a.machine.netns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    taken.bind(("0.0.0.0", 8472))
+    try:
+        routes = await started(site.a)
+        assert "another program has the UDP port" in routes.problems["node-a"] and routes.routes == 2
+    finally:
+        taken.close()
+    await until(lambda: routes.problems == {} and routes.routes == 4, 10)
+
+
+async def test_an_mtu_that_does_not_fit_is_named(site: Site) -> None:
+    routes = await started(site.a, RoutesSettings(mtu=1500))
+    assert routes.pod_mtu == 1500 and "the node's links let 1450 through" in routes.problems["node-a"]
+    await site.a.stop()
+    routes = await started(site.a, RoutesSettings(mtu=1000))
+    assert routes.pod_mtu == 1000 and "need 1280 at least" in routes.problems["node-a"]
+    await site.a.stop()
+    routes = await started(site.a, RoutesSettings(mtu=1300))
+    assert routes.pod_mtu == 1300 and routes.problems == {} and routes.routes == 4
 
 
 async def test_a_link_of_ours_with_another_name_goes(site: Site) -> None:

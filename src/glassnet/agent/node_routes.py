@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from glassnet.agent.route_link import TunnelLink
 from glassnet.agent.route_table import RouteTable
 from glassnet.kernel.api import NetNs
 from glassnet.kernel.network_state import list_routes
 from glassnet.kernel.route_state import list_protocol, own_addresses
-from glassnet.kernel.route_watch import RouteWatch
+from glassnet.kernel.route_watch import Noticed, RouteWatch
 from glassnet.kernel.sysctl import read_sysctl, write_sysctls
 from glassnet.kube import kinds
 from glassnet.kube.change import Record
@@ -86,9 +86,8 @@ class NodeRoutes:
         unsubscribe = self._view.subscribe(self._on_event, replay=False)
         try:
             loop.add_reader(watch.fileno(), self._on_notices, watch)
-            for node in self._view.nodes.values():
-                self._mesh.put(peer_of(node))
             self._link.watch = watch
+            await self._take_in(tuple(self._view.nodes))
             self._look_at = time.monotonic()
             while True:
                 await self._turn()
@@ -97,6 +96,14 @@ class NodeRoutes:
             loop.remove_reader(watch.fileno())
             self._link.watch = None
             watch.close()
+
+    async def _take_in(self, keys: Sequence[ObjectKey]) -> None:
+        """The Nodes that there are; others of this loop have their turn meanwhile."""
+        for number, key in enumerate(keys, 1):
+            if (node := self._view.nodes.get(key)) is not None:
+                self._dirty.update(dict.fromkeys(self._mesh.put(peer_of(node))))
+            if not number % AT_ONCE:
+                await asyncio.sleep(0)
 
     async def _turn(self) -> None:
         """Do a part of what is to be done, or wait for something."""
@@ -154,7 +161,11 @@ class NodeRoutes:
         self._awake.set()
 
     def _on_notices(self, watch: RouteWatch) -> None:
-        noticed = watch.drain()
+        try:
+            noticed = watch.drain()
+        except KernelError as error:
+            log.warning("%s; all is looked at anew", error)
+            noticed = Noticed(lost=True)
         self._table.lost(noticed.routes)
         self._table.lost(noticed.neighbours)
         look = noticed.addresses or noticed.lost
@@ -175,8 +186,9 @@ class NodeRoutes:
         try:
             own = own_addresses(self._netns, self._settings.link)
             self._dirty.update(dict.fromkeys(self._mesh.own(own)))
-            self.pod_mtu = self._mesh.pod_mtu(self._mesh.link_mtu() or self._default_mtu(own))
-            trouble = [*self._forward(own), *self._sizes()]
+            size = self._mesh.link_mtu() or self._default_mtu(own)
+            self.pod_mtu = self._settings.mtu or self._mesh.fitting_mtu(size)
+            trouble = [*self._forward(own), *self._sizes(size)]
             usable = self._link.usable
             if self._settings.mode != "direct" or not self.first_sync.is_set():
                 trouble += self._link.ensure(self._mesh, self.pod_mtu)
@@ -223,11 +235,21 @@ class NodeRoutes:
                 trouble.append(Problem("NoForwarding", f"{error}: pods reach no other node; sysctl -w {name}=1"))
         return trouble
 
-    def _sizes(self) -> list[Problem]:
+    def _sizes(self, link: int) -> list[Problem]:
+        """Is the MTU of pods too small for their addresses, or larger than what a link of MTU `link` lets through?"""
         least = mtu.LEAST_IPV6 if any(":" in cidr for cidr in self._mesh.cidrs) else mtu.LEAST_IPV4
-        if self.pod_mtu >= least:
-            return []
-        return [Problem("SmallMTU", f"pods' MTU is {self.pod_mtu}, their addresses need {least} at least")]
+        most = self._mesh.fitting_mtu(link)
+        if self.pod_mtu < least:
+            return [
+                Problem("SmallMTU", f"pods' MTU is {self.pod_mtu}, their addresses need {least} at least", local=True)
+            ]
+        if self.pod_mtu > most:
+            return [
+                Problem(
+                    "LargeMTU", f"mtu {self.pod_mtu} is set for pods, the node's links let {most} through", local=True
+                )
+            ]
+        return []
 
     # -- Nodes
 

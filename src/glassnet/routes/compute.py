@@ -159,13 +159,11 @@ class Mesh:
         me = self._peers.get(self.here)
         return min((one.mtu for one in self._own if me and one.address in me.addresses), default=0)
 
-    def pod_mtu(self, link: int) -> int:
-        """The MTU of pods' links, in bytes, over links with the MTU `link`.
+    def fitting_mtu(self, link: int) -> int:
+        """The MTU of pods' links, in bytes, that goes through links with the MTU `link`.
 
         Where there may be tunnels it is theirs, whether there is one now or not: a pod's MTU stays as it was when the pod began.
         """
-        if self.settings.mtu:
-            return self.settings.mtu
         return link if self.settings.mode == "direct" else mtu.inner(link, self.outer)
 
     # -- what is said

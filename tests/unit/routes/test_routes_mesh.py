@@ -225,9 +225,8 @@ def test_a_node_without_an_address_has_no_tunnels() -> None:
 def test_the_mtu_of_pods() -> None:
     assert (mtu.OVER_IPV4, mtu.OVER_IPV6) == (50, 70)
     for mode, small in (("auto", 1450), ("vxlan", 1450), ("direct", 1500)):
-        assert mesh(mode=mode).pod_mtu(mesh(mode=mode).link_mtu()) == small  # type: ignore[arg-type]
-    assert mesh(peer("here", ["fd00::/64"], ["fd40::10"]), own=[ETH0_6]).pod_mtu(1500) == 1430
-    assert mesh(mtu=1400).pod_mtu(9000) == 1400
+        assert mesh(mode=mode).fitting_mtu(mesh(mode=mode).link_mtu()) == small  # type: ignore[arg-type]
+    assert mesh(peer("here", ["fd00::/64"], ["fd40::10"]), own=[ETH0_6]).fitting_mtu(1500) == 1430
     jumbo = OwnAddress("fd40::10", "fd40::/64", "eth1", 3, 9000)
     assert mesh(own=[ETH0, jumbo]).link_mtu() == 1500 and mesh(own=[DOCKER]).link_mtu() == 0
 
