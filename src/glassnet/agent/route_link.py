@@ -7,7 +7,7 @@ import logging
 
 from glassnet.kernel.api import NetNs
 from glassnet.kernel.network_state import find_link
-from glassnet.kernel.route_state import list_vxlans, vxlan_with_addresses
+from glassnet.kernel.route_state import list_vxlans, vxlan_addresses
 from glassnet.kernel.route_watch import RouteWatch
 from glassnet.net.errors import KernelError
 from glassnet.netstack.model import Vxlan
@@ -57,7 +57,7 @@ class TunnelLink:
         )  # fmt: skip
         there = self.state
         if there is not None:
-            there = _with_addresses(there, vxlan_with_addresses(self._netns, there))
+            there = there._replace(addresses=vxlan_addresses(self._netns, there))
         operations = link_operations(wanted, there)
         failures = self._netns.attempt(operations)
         trouble = []
@@ -81,13 +81,6 @@ class TunnelLink:
     def _take(self, names: list[str]) -> None:
         if names:
             self._netns.apply([DelLink(name, missing_ok=True) for name in names])
-
-
-def _with_addresses(link: Vxlan, addresses: tuple[str, ...]) -> Vxlan:
-    return Vxlan(
-        link.name, link.vni, link.port, link.local, link.learning, link.hardware, link.mtu, link.up, link.alias,
-        link.index, link.rp_filter, addresses,
-    )  # fmt: skip
 
 
 def _way_out(error: KernelError) -> str:

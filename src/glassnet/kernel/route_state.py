@@ -127,7 +127,7 @@ def list_vxlans(netns: NetNs) -> list[Vxlan]:
     return [link for body in bodies if (link := _vxlan(body)) is not None]
 
 
-def vxlan_with_addresses(netns: NetNs, link: Vxlan) -> tuple[str, ...]:
+def vxlan_addresses(netns: NetNs, link: Vxlan) -> tuple[str, ...]:
     """The addresses of global scope of a VXLAN link, with prefix lengths. Raises KernelError."""
     return tuple(
         sorted(f"{one.text}/{one.length}" for one in list_addresses(netns, link.name) if one.scope == "global")

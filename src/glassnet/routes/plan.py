@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from glassnet.netstack.model import Vxlan
 from glassnet.netstack.ops import (
     AddAddress,
@@ -48,7 +46,8 @@ def key_of(entry: Entry) -> Key:
 
 def standby(route: AddRoute) -> AddRoute:
     """The route that waits behind another's: nobody's packets go by it before the other has gone."""
-    return msgspec.structs.replace(route, metric=STANDBY)
+    waiting: AddRoute = route._replace(metric=STANDBY)
+    return waiting
 
 
 def entries(ways: Ways, link: str) -> dict[Key, Entry]:

@@ -119,8 +119,8 @@ WANTED = Vxlan(
 
 
 def changed(**fields: object) -> Vxlan:
-    names = Vxlan.__slots__  # type: ignore[attr-defined]
-    return Vxlan(**{name: getattr(WANTED, name) for name in names} | {"rp_filter": 2, "index": 9} | fields)
+    made: Vxlan = WANTED._replace(**{"rp_filter": 2, "index": 9, **fields})
+    return made
 
 
 def test_the_link_is_made_with_its_mark() -> None:
