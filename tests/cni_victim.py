@@ -54,10 +54,12 @@ def _write(file: int, data: Any, write: Any = os.write) -> int:
     return int(write(file, data))
 
 
-def _send(self: netlink.RtNetlink, batch: list[Any], send: Any = netlink.RtNetlink._send) -> None:
+def _send(self: netlink.RtNetlink, batch: list[Any], send: Any = netlink.RtNetlink._send) -> Any:
     for each in batch:
         step()
-        send(self, [each])
+        if failures := send(self, [each]):
+            return failures
+    return []
 
 
 def _delete(sock: Any, names: Any, delete: Any = links.delete_links_on) -> None:

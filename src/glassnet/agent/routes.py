@@ -16,10 +16,10 @@ AGAIN = 1.0  # seconds until a refused route is tried again
 
 
 class RouteLoop:
-    """One router: a route per node's pod CIDR out of the interface `dev`; with `here`, that node's own routes to the others (host-gw)."""
+    """One router: a route per node's pod CIDR out of the interface `dev`."""
 
-    def __init__(self, view: View, netns: NetNs, dev: str, here: str = "") -> None:
-        self._view, self._netns, self._dev, self._here = view, netns, dev, here
+    def __init__(self, view: View, netns: NetNs, dev: str) -> None:
+        self._view, self._netns, self._dev = view, netns, dev
         self._present: dict[str, str] = {}
         self._awake = asyncio.Event()
 
@@ -41,8 +41,7 @@ class RouteLoop:
 
     def sync(self) -> bool:
         """Bring the routes in step with the nodes; False when one was refused."""
-        nodes = self._view.nodes.values()
-        wanted = vpc.host_gateway(nodes, self._here) if self._here else vpc.routes(nodes)
+        wanted = vpc.routes(self._view.nodes.values())
         refused = set()
         for operation in vpc.diff(wanted, self._present, self._dev):
             try:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from glassnet.net.errors import KernelError
 from glassnet.netstack.ops import Operation
 
 
@@ -40,6 +41,9 @@ class NetNs(Protocol):
 
         Raises KernelError naming the first operation the kernel refused.
         """
+
+    def attempt(self, operations: Sequence[Operation]) -> dict[int, KernelError]:
+        """Carry out every rtnetlink operation, whatever becomes of the others; those the kernel refused, by their place in the sequence."""
 
     def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
         """Ask rtnetlink for what is there: message type and body; the bodies of its answers. Raises KernelError."""

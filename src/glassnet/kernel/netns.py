@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from glassnet.kernel import netlink
 from glassnet.kernel.libc import CLONE_NEWNET, setns
+from glassnet.net.errors import KernelError
 from glassnet.netstack.ops import Operation
 
 _here: list[int] = []  # the namespaces the main thread is in, innermost last; [0] is the process's own
@@ -59,6 +60,11 @@ class KernelNetNs:
         """Carry out rtnetlink operations in order. Raises KernelError naming the first one the kernel refused."""
         with self._rtnetlink() as socket:
             socket.apply(operations)
+
+    def attempt(self, operations: Sequence[Operation]) -> dict[int, KernelError]:
+        """Carry out every operation; those the kernel refused, by their place in the sequence."""
+        with self._rtnetlink() as socket:
+            return socket.attempt(operations)
 
     def request(self, kind: int, body: bytes, dump: bool = False) -> list[bytes]:
         """Ask rtnetlink (see `RtNetlink.request`)."""

@@ -64,6 +64,36 @@ class Address(Value):
         return address.text_of(self.value, self.bits)
 
 
+class OwnAddress(Value):
+    """An address of a machine's own as the rest of a network sees it: `network` is what can be reached on the link `dev` without a router.
+
+    `address` is text without, `network` text with a prefix length; they lie apart on a point-to-point link. `mtu` is the link's, in bytes.
+    """
+
+    address: str
+    network: str
+    dev: str
+    index: int
+    mtu: int
+
+
+class Vxlan(Value):
+    """A VXLAN link as it is: `local` is the outer source ("0.0.0.0", "::": by the routes); `addresses` have prefix lengths. RFC 7348."""
+
+    name: str
+    vni: int
+    port: int
+    local: str
+    learning: bool
+    hardware: str
+    mtu: int
+    up: bool
+    alias: str
+    index: int = 0
+    rp_filter: int = 0
+    addresses: tuple[str, ...] = ()
+
+
 class NextHop(Value):
     """Where a route goes: a gateway (None: on the link itself) and a device. `weight` as in ip-route(8), from 1."""
 

@@ -45,6 +45,27 @@ class AddDummy(Value):
     mtu: int = 0
 
 
+class AddVxlan(Value):
+    """`ip link add NAME type vxlan id VNI dstport PORT local LOCAL nolearning`: frames in UDP (RFC 7348), each to the machine its FDB entry names.
+
+    `local` is the outer source, and tells the outer family: "0.0.0.0" and "::" leave the source to the routes. `port` is the far one, and ours.
+    """
+
+    name: str
+    vni: int
+    port: int
+    local: str
+    hardware: str = ""
+    mtu: int = 0
+
+
+class SetVxlan(Value):
+    """`ip link set NAME type vxlan local LOCAL`: another outer source, of the same family."""
+
+    name: str
+    local: str
+
+
 class DelLink(Value):
     """`ip link del NAME`; with `missing_ok` an absent link is fine."""
 
@@ -56,7 +77,8 @@ class SetLink(Value):
     """`ip link set NAME …`: each field that is not None is set. `master` "" means nomaster; `netns` is a descriptor.
 
     `hairpin` and `isolated` are those of a bridge's port (`ip link set NAME type bridge_slave …`); it must be one already. `notify` is
-    `sysctl net.ipv4.conf.NAME.arp_notify`: from now on neighbours are told when the link goes up or its MAC is set.
+    `sysctl net.ipv4.conf.NAME.arp_notify`: from now on neighbours are told when the link goes up or its MAC is set. `rp_filter` is that
+    sysctl of the link: 0 none, 1 strict, 2 loose (RFC 3704).
     """
 
     name: str
@@ -73,6 +95,7 @@ class SetLink(Value):
     hairpin: bool | None = None
     isolated: bool | None = None
     notify: bool | None = None
+    rp_filter: int | None = None
 
 
 class NoLinkLocal(Value):
@@ -155,7 +178,7 @@ class AddRoute(Value):
 
 
 class DelRoute(Value):
-    """`ip route del DESTINATION via GATEWAY dev DEV`."""
+    """`ip route del DESTINATION via GATEWAY dev DEV proto PROTOCOL metric METRIC`; of those that fit, the one with the least metric."""
 
     destination: str
     gateway: str = ""
@@ -163,6 +186,7 @@ class DelRoute(Value):
     table: int = 254
     protocol: int = 0
     missing_ok: bool = False
+    metric: int = 0
 
 
 class SetNeighbour(Value):
@@ -177,6 +201,22 @@ class DelNeighbour(Value):
     """`ip neigh del ADDRESS dev DEV`."""
 
     address: str
+    dev: str
+    missing_ok: bool = True
+
+
+class SetFdb(Value):
+    """`bridge fdb replace HARDWARE dev DEV dst REMOTE self permanent`: frames to this MAC go to the machine REMOTE."""
+
+    hardware: str
+    remote: str
+    dev: str
+
+
+class DelFdb(Value):
+    """`bridge fdb del HARDWARE dev DEV self`."""
+
+    hardware: str
     dev: str
     missing_ok: bool = True
 
@@ -261,7 +301,7 @@ class ProbeShaping(Value):
 
 
 Operation = (
-    AddBridge | AddVeth | AddDummy | DelLink | SetLink | NoLinkLocal | SetBridge | AddPortVlan | DelPortVlan
-    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | SetNeighbour | DelNeighbour
+    AddBridge | AddVeth | AddDummy | AddVxlan | SetVxlan | DelLink | SetLink | NoLinkLocal | SetBridge | AddPortVlan | DelPortVlan
+    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | SetNeighbour | DelNeighbour | SetFdb | DelFdb
     | AddIfb | MarkLink | AddTbf | AddHtb | AddHtbClass | AddSubnetFilter | AddIngress | AddRedirect | DelQdisc | ProbeShaping
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The routes of a VPC: every pod CIDR by way of its node; and those of a node that reaches the others without a VPC's help (host-gw)."""
+"""The routes of a VPC: every pod CIDR by way of its node. Nodes that route to each other themselves have `compute` and `plan`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ PROTOCOL = 114  # ours; see `ip route show proto 114`
 def routes(nodes: Iterable[Node]) -> dict[str, str]:
     """Pod CIDR -> address of the node that has it."""
     return {node.spec.pod_cidr: node.internal_ips()[0] for node in nodes if node.spec.pod_cidr and node.internal_ips()}
-
-
-def host_gateway(nodes: Iterable[Node], here: str) -> dict[str, str]:
-    """Routes of the node `here` itself: the pod CIDRs of all others. Its own is on its bridge."""
-    return routes(node for node in nodes if node.metadata.name != here)
 
 
 def diff(wanted: Mapping[str, str], present: Mapping[str, str], dev: str) -> list[AddRoute | DelRoute]:
