@@ -6,15 +6,17 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from conftest import GLASSNET
 from served_api import ServedApi
 
+GLASSNET = str(Path(sys.executable).with_name("glassnet"))
 QUICK = ("--leader-elect-lease-duration=2s", "--leader-elect-renew-deadline=1.2s", "--leader-elect-retry-period=300ms")
 
 

@@ -57,7 +57,7 @@ def test_conditions_are_set_change_with_the_node_and_are_put_right(
     make_node(api, "lost", ["10.200.2.0/24"], "")
     one = candidate("one")
     until(lambda: condition(api, "well")[:2] == ("False", "RouteCreated"))
-    assert "10.200.0.0/24 via 10.240.0.20" in condition(api, "well")[2]
+    assert "10.200.0.0/24 are reached by way of 10.240.0.20" in condition(api, "well")[2]
     until(lambda: condition(api, "bare")[:2] == ("True", "NoPodCIDR"))
     until(lambda: condition(api, "lost")[:2] == ("True", "NoAddress"))
     until(lambda: events(api, "bare") == [("Warning", "NoPodCIDR")])

@@ -35,7 +35,7 @@ COMMANDS = {
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
     "break": ("glassnet.cli.break_", "Make one of the faults that real clusters have."),
     "mend": ("glassnet.cli.mend", "Undo a fault, exactly."),
-    "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
+    "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, or as a node."),
 }
 
 EPILOG = """

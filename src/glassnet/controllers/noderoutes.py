@@ -54,7 +54,7 @@ class Ranges:
     def put(self, node: Node) -> set[str]:
         """Take in a Node as it is now; the names of the others whose overlaps that may change."""
         since = node.metadata.creation_timestamp
-        seniority = (since.timestamp() if since else 0.0, node.metadata.name)
+        seniority = (since.timestamp() if since else float("inf"), node.metadata.name)
         return self._replace(node.metadata.name, tuple(_ranges(pod_cidrs(node), seniority)))
 
     def remove(self, name: str) -> set[str]:
@@ -151,17 +151,12 @@ def verdict(node: Node, ranges: Ranges) -> Verdict:
     cidrs = pod_cidrs(node)
     if not cidrs:
         return Verdict("True", NO_POD_CIDR, "Node has no spec.podCIDRs: nothing allocates them (kube-controller-manager --allocate-node-cidrs=true, or glassnet controller --allocate-pod-cidrs), or the cluster's range is used up")  # fmt: skip
-    ways: list[str] = []
-    for cidr in cidrs:
-        wanted = address.family(cidr)
-        via = next((ip for ip in node.internal_ips() if address.family(ip) == wanted), "")
-        if not via:
-            return Verdict("True", NO_ADDRESS, f"Node has no InternalIP of family {wanted} to reach its pods {cidr} by (kubelet --node-ip sets it)")  # fmt: skip
-        ways.append(f"{cidr} via {via}")
+    if not node.internal_ips():
+        return Verdict("True", NO_ADDRESS, "Node has no InternalIP in status.addresses: other nodes cannot reach its pods (kubelet --node-ip sets it)")  # fmt: skip
     if claims := ranges.claims(node.metadata.name):
         said = "; ".join(f"{each.own} overlaps {each.range} of the older Node {each.node}" for each in claims[:3])
         return Verdict("True", OVERLAP, f"{said}: give one of them another range (spec.podCIDRs of a Node cannot be changed: delete it and let it register anew)")  # fmt: skip
-    return Verdict("False", CREATED, f"pods are reached by {', '.join(ways)}")
+    return Verdict("False", CREATED, f"pods {', '.join(cidrs)} are reached by way of {', '.join(node.internal_ips())}")
 
 
 def reconcile(node: Node, ranges: Ranges, now: datetime) -> Result:
