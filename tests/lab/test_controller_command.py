@@ -96,7 +96,7 @@ def test_the_killed_leader_is_succeeded_after_the_lease_and_one_that_ends_at_onc
     assert (lease(api)["holderIdentity"], lease(api)["leaseTransitions"]) == ("two", 1)
     make_node(api, "n2", ["10.200.2.0/24"])
     until(lambda: condition(api, "n2")[0] == "False")
-    three = candidate("three")
+    three = candidate("three", "--log-format=json")
     until(lambda: three.get("/readyz")[0] == 200)
     two.end()
     ended = time.monotonic()
@@ -104,6 +104,10 @@ def test_the_killed_leader_is_succeeded_after_the_lease_and_one_that_ends_at_onc
     until(three.leads)
     assert time.monotonic() - ended < DURATION - 0.5
     assert lease(api)["leaseTransitions"] == 2
+    three.end()
+    said = [json.loads(line)["message"] for line in three.log.read_text().splitlines()]
+    assert said[-1] == "ended: SIGTERM"
+    assert "waiting: lease kube-system/glassnet-controller is held by two" in said
 
 
 def test_a_leader_that_was_stopped_does_not_write_when_it_wakes(

@@ -54,6 +54,7 @@ class ControllerConfig(Section, frozen=True):
     """All of it. `bind_address` "" serves no health and no metrics."""
 
     kubeconfig: str = ""  # "": the service account of the pod
+    servers: tuple[str, ...] = ()
     bind_address: str = f"127.0.0.1:{PORT}"
     leader_election: LeaderElection = LeaderElection()
     pod_cidrs: PodCidrs = msgspec.field(name="podCIDRs", default=PodCidrs())
@@ -63,6 +64,7 @@ class ControllerConfig(Section, frozen=True):
 # flag -> (path in the file, kind, help). The environment has the same names: GLASSNET_LEADER_ELECT for --leader-elect.
 FLAGS: dict[str, tuple[str, str, str]] = {
     "kubeconfig": ("kubeconfig", "text", "Kubeconfig file; without one, the pod's service account is used."),
+    "servers": ("servers", "list", "URLs of API servers, in place of the kubeconfig's; tried in turn."),
     "bind-address": ("bindAddress", "text", "IP:PORT of /healthz, /readyz, /leaderz, /metrics; empty serves none."),
     "leader-elect": ("leaderElection.leaderElect", "bool", "Work only while holding the Lease, as one of several."),
     "leader-elect-resource-namespace": ("leaderElection.resourceNamespace", "text", "Namespace of the Lease; the pod's own, or kube-system."),
@@ -166,6 +168,9 @@ def _check(config: ControllerConfig) -> list[Fault]:
                 raise ValueError
         except ValueError:
             faults.append(("bindAddress", f"bindAddress: {config.bind_address!r} is no IP:PORT such as 127.0.0.1:{PORT} or [::1]:{PORT}"))  # fmt: skip
+    for number, url in enumerate(config.servers):
+        if not url.startswith(("http://", "https://")):
+            faults.append((f"servers[{number}]", f"servers: {url!r} is no http or https URL"))
     for path, value, choices in (
         ("logging.format", config.logging.format, FORMATS),
         ("logging.level", config.logging.level, LEVELS),

@@ -32,7 +32,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("controller", epilog=EPILOG, short_help="Run the cluster's controller: conditions of Nodes' networks.")
-@click.option("--config", "config_file", metavar="FILE", help="Configuration (YAML); environment and flags overrule it.")  # fmt: skip
+@click.option("--config", "config_file", metavar="FILE", help="The configuration in YAML (also GLASSNET_CONFIG).")  # fmt: skip
 @click.option("--print-config", is_flag=True, help="Print the whole configuration, defaults included, and end.")
 @_options
 def command(config_file: str | None, print_config: bool, **given: Any) -> None:
@@ -44,14 +44,15 @@ def command(config_file: str | None, print_config: bool, **given: Any) -> None:
     Every flag has a variable of the same name: GLASSNET_LOG_FORMAT for --log-format. Flags overrule the environment, that the file.
     """
     import asyncio
+    import dataclasses
     import logging
 
     from glassnet.agent import controller_config as configs
-    from glassnet.agent import log_lines
+    from glassnet.agent import structured_logs
 
     flags = {name.replace("_", "-"): value for name, value in given.items()}
-    text = None if config_file is None else _text(config_file)
-    config = configs.load(text, config_file or "", os.environ, flags)
+    path = config_file or os.environ.get("GLASSNET_CONFIG", "")
+    config = configs.load(_text(path) if path else None, path, os.environ, flags)
     if print_config:
         import yaml
 
@@ -60,8 +61,10 @@ def command(config_file: str | None, print_config: bool, **given: Any) -> None:
     from glassnet.agent.controller import Controller
     from glassnet.client import kubeconfig
 
-    log_lines.begin(config.logging.format, config.logging.level)
+    structured_logs.begin(config.logging.format, config.logging.level)
     access = kubeconfig.load(config.kubeconfig) if config.kubeconfig else kubeconfig.in_cluster()
+    if config.servers:
+        access = dataclasses.replace(access, servers=config.servers)
 
     async def run() -> str:
         return await Controller(config, access).run()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ import pytest
 import yaml
 
 from glassnet.agent import controller_config as configs
-from glassnet.agent.log_lines import JsonLines
 from glassnet.net.errors import UsageError
 
 GLASSNET = str(Path(sys.executable).with_name("glassnet"))
@@ -56,6 +53,7 @@ def test_what_is_printed_reads_back() -> None:
         ("podCIDRs: {clusterCIDRs: [10.0.0.0]}\n", "'10.0.0.0' is no range such as 10.244.0.0/16"),
         ("podCIDRs: {clusterCIDRs: [10.0.0.0/16, 10.1.0.0/16]}\n", "one range of each family"),
         ("podCIDRs: {clusterCIDRs: [10.0.0.0/25]}\n", "10.0.0.0/25 has no pieces of /24"),
+        ("servers: ['https://a:6443', 'b:6443']\n", "c.yaml:1: servers: 'b:6443' is no http or https URL"),
         ("- a\n", "want one mapping"),
         ("a: [\n", "c.yaml:"),
         ("logging: {level: info}\nlogging: {level: info}\n", "is there twice"),
@@ -102,10 +100,3 @@ def test_the_command_says_it_in_a_line(words: list[str], said: str) -> None:
 def test_the_command_prints_its_configuration_whole() -> None:
     done = subprocess.run([GLASSNET, "controller", "--leader-elect=false", "--print-config"], capture_output=True, text=True, timeout=30, check=True)  # fmt: skip
     assert load(done.stdout) == load(leader_elect="false")
-
-
-def test_json_lines() -> None:
-    record = logging.LogRecord("glassnet.x", logging.WARNING, "f", 1, "line %s\nof two", ("one",), None)
-    line = JsonLines().format(record)
-    assert "\n" not in line
-    assert {k: v for k, v in json.loads(line).items() if k != "ts"} == {"level": "warning", "logger": "glassnet.x", "msg": "line one\nof two"}  # fmt: skip
