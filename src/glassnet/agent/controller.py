@@ -18,13 +18,13 @@ from glassnet.agent.controller_config import ControllerConfig
 from glassnet.agent.controller_metrics import ControllerMetrics
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.leader import Leader, Standing
-from glassnet.agent.node_conditions import NodeConditions
+from glassnet.agent.node_conditions import NodeConditions, decode_node
 from glassnet.agent.proxy_servers import Listening
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
 from glassnet.kernel.host import HostMachine
-from glassnet.kube import kinds, narrow
+from glassnet.kube import kinds
 from glassnet.kube.view import View
 from glassnet.net.errors import ApiError, GlassnetError
 from glassnet.proxy.config import host_port, seconds
@@ -91,7 +91,7 @@ class Controller:
         """Until cancelled; begins with a View of its own each time."""
         view, writer = View(), Writer(self._api, _now)
         events = EventRecorder(writer)
-        self._nodes = Informer(self._api, kinds.NODE, view, decode=narrow.decode, on_error=self._watch_failed)
+        self._nodes = Informer(self._api, kinds.NODE, view, decode=decode_node, on_error=self._watch_failed)
         self._conditions = NodeConditions(
             view,
             writer,

@@ -17,8 +17,10 @@ from glassnet.agent.node_conditions import NodeConditions
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
+from glassnet.controllers import noderoutes
+from glassnet.controllers.noderoutes import Ranges
 from glassnet.controllers.podcidrs import Space
-from glassnet.kube import kinds
+from glassnet.kube import kinds, types
 from glassnet.kube.change import Record
 from glassnet.kube.view import Key, View
 from glassnet.net.errors import ApiError
@@ -121,3 +123,18 @@ async def test_a_quarrel_is_kept_short(monkeypatch: pytest.MonkeyPatch, caplog: 
         assert 1 <= len(world.written) <= 2 * node_conditions._PATIENCE
         assert "somebody else writes its condition" in caplog.text
         await until(lambda: world.condition("n") == ("False", "RouteCreated"))  # and right in the end
+
+
+def test_what_is_kept_of_a_node_decides_as_the_whole_does() -> None:
+    world = World()
+    world.node("n", "10.1.0.0/24", right=True)
+    ready = {"type": "Ready", "status": "True"}
+    world.server.patch(kinds.NODE, "", "n", {"metadata": {"labels": {"a": "b"}}}, "application/merge-patch+json")
+    world.server.patch(kinds.NODE, "", "n", {"status": {"conditions": [ready]}}, "application/strategic-merge-patch+json", subresource="status")  # fmt: skip
+    raw = world.server.get(kinds.NODE, "", "n")
+    whole, kept = types.decode(kinds.NODE, raw), node_conditions.decode_node(kinds.NODE, raw)
+    index = Ranges()
+    index.put(whole)
+    assert noderoutes.verdict(kept, index) == noderoutes.verdict(whole, index)
+    assert (kept.metadata.labels, [c.type for c in kept.status.conditions]) == ({}, ["NetworkUnavailable"])
+    assert (kept.metadata.resource_version, kept.metadata.creation_timestamp) == (whole.metadata.resource_version, whole.metadata.creation_timestamp)  # fmt: skip
