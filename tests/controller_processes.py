@@ -77,6 +77,19 @@ def make_node(api: ServedApi, name: str, cidrs: list[str], ip: str = "10.240.0.2
     api.run("create", "-f", "-", stdin=json.dumps(body))
 
 
+def make_nodes(api: ServedApi, name: str, count: int) -> None:
+    """Some Nodes at once, each with a range of its own."""
+    items = [
+        {
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": f"{name}{number}"},
+            "spec": {"podCIDR": f"10.{sum(name.encode()) % 200}.{number}.0/24", "podCIDRs": [f"10.{sum(name.encode()) % 200}.{number}.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.240.0.30"}]},
+        }
+        for number in range(count)
+    ]  # fmt: skip
+    api.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+
+
 def condition(api: ServedApi, name: str) -> tuple[str, str, str]:
     """(status, reason, message) of NetworkUnavailable."""
     found = json.loads(api.run("get", "node", name, "-o", "json"))

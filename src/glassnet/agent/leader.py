@@ -94,7 +94,9 @@ class Leader:
                 log.info("leading: lease %s/%s is held by %s", self._namespace, self._name, self.identity)
                 if await self._lead(work):
                     return
-                log.warning("not leading any more: %s", self._error or f"the lease went to {self.standing().holder}")
+                holder = self.standing().holder
+                taken = "it was not renewed in time" if holder in ("", self.identity) else f"it is held by {holder}"
+                log.warning("not leading any more: lease %s/%s: %s", self._namespace, self._name, taken)
         finally:
             await self._release()
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from glassnet.agent import controller_config
+from glassnet.agent.controller import Controller
 from glassnet.agent.leader import Leader
 from glassnet.apiserver.local import LocalApi
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
+from glassnet.client.kubeconfig import Access
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError, UsageError
@@ -167,6 +170,18 @@ async def test_a_lease_that_somebody_deletes_is_made_again() -> None:
     await attempt(one)  # a server may make a Lease that is put, or say that there is none
     assert await attempt(one)
     assert api.record()["holderIdentity"] == "one"
+
+
+def test_the_controller_asks_its_lease_before_it_writes() -> None:
+    access = Access(("http://127.0.0.1:1",), None)
+    controller = Controller(controller_config.load(None, "", {}, {}), access)
+    assert not controller.may_write()
+    controller.leader._clock = clock = Clock()
+    controller.leader._until = clock.at + 10
+    assert controller.may_write()
+    clock.at += 11  # it was stopped, or the machine slept
+    assert not controller.may_write()
+    assert Controller(controller_config.load(None, "", {"GLASSNET_LEADER_ELECT": "false"}, {}), access).may_write()
 
 
 class Work:

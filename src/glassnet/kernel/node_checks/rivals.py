@@ -37,7 +37,7 @@ async def kube_proxy(host: Host) -> Sequence[Result]:
     ]
     left += sorted({f"table {each.family} kube-proxy" for each in await base_chains(host) if each.table == "kube-proxy"})  # fmt: skip
     if left:
-        return [warning(name, f"it does not run, but left {', '.join(left)}", "proxy mode iptables takes these chains over; otherwise kube-proxy --cleanup removes them")]  # fmt: skip
+        return [warning(name, f"it does not run, but these are there: {', '.join(left)}", "glassnet's own where its mode is iptables; else kube-proxy left them: proxy mode iptables takes these chains over; otherwise kube-proxy --cleanup removes them")]  # fmt: skip
     return [ok(name, "neither runs nor left rules")]
 
 
