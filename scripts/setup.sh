@@ -29,6 +29,7 @@ ipset ipset
 # the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
 [ -z "${TESTS:-}" ] || NEEDS="$NEEDS
 as binutils
+systemd-analyze systemd
 /usr/lib/cni/bridge containernetworking-plugins
 containerd containerd
 runc runc

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import termios
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -132,8 +132,8 @@ class ProcessStreams:
 class ServedApi:
     """A server in a thread of its own, and kubectl aimed at it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.streams = directory, ProcessStreams()
+    def __init__(self, directory: Path, authorize: Callable[[auth.User, web.Request], None] = auth.authorize) -> None:
+        self.directory, self.streams, self._authorize = directory, ProcessStreams(), authorize
         self._stop: asyncio.Event | None = None
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
@@ -162,7 +162,7 @@ class ServedApi:
         tokens = auth.Tokens(b"a secret for tests")
         routes = [*discovery.routes(tokens), *streams.routes(self.streams), *openapi.routes(server.schema)]
         who = partial(auth.authenticate, tokens=tokens, now=datetime.now(UTC))
-        runner = web.AppRunner(http.build_app(server, who, auth.authorize, routes), shutdown_timeout=0.5)
+        runner = web.AppRunner(http.build_app(server, who, self._authorize, routes), shutdown_timeout=0.5)
         await runner.setup()
         tls = auth.ssl_context(self.directory / "crt", self.directory / "key", self.directory / "ca")
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)

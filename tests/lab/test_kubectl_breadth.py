@@ -102,6 +102,8 @@ def test_every_kind_is_explained_by_its_own_fields(api: ServedApi, kind: kinds.K
 TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}}
 SELECTED = {"selector": {"matchLabels": {"a": "b"}}, "template": TEMPLATE}
 ONCE = {**TEMPLATE, "spec": {**TEMPLATE["spec"], "restartPolicy": "Never"}}
+RULES = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+CLUSTER_ROLE, USER = ({"apiGroup": "rbac.authorization.k8s.io", "kind": kind} for kind in ("ClusterRole", "User"))
 BODIES = {
     kinds.POD: {"spec": TEMPLATE["spec"]},
     kinds.SERVICE: {"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}},
@@ -117,6 +119,10 @@ BODIES = {
     kinds.INGRESS: {"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}},
     kinds.INGRESS_CLASS: {"spec": {"controller": "example.com/c"}},
     kinds.NETWORK_POLICY: {"spec": {"podSelector": {}}},
+    kinds.CLUSTER_ROLE: {"rules": RULES},
+    kinds.ROLE: {"rules": RULES},
+    kinds.CLUSTER_ROLE_BINDING: {"roleRef": {**CLUSTER_ROLE, "name": "r"}, "subjects": [{**USER, "name": "u"}]},
+    kinds.ROLE_BINDING: {"roleRef": {**CLUSTER_ROLE, "name": "r"}, "subjects": [{**USER, "name": "g"}]},
 }  # fmt: skip
 
 

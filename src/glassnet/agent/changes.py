@@ -12,6 +12,8 @@ from glassnet.kube.api import Api
 from glassnet.kube.change import Bind, Change, Create, Delete, Patch, Record
 from glassnet.net.errors import ApiError
 
+_MERGE, _STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
+
 
 class Writer:
     """Carries changes out through an Api, and keeps Events short by counting repetitions."""
@@ -33,7 +35,8 @@ class Writer:
                         **body,
                         "metadata": {**body.get("metadata", {}), "resourceVersion": change.resource_version},
                     }
-                await self._api.patch(change.kind, change.namespace, change.name, body, change.subresource)
+                form = _STRATEGIC if change.strategic else _MERGE
+                await self._api.patch(change.kind, change.namespace, change.name, body, change.subresource, form)
             case Delete():
                 try:
                     await self._api.delete(

@@ -22,6 +22,7 @@ COMMANDS = {
     "kubectl": ("glassnet.cli.kubectl", "Run real kubectl with the lab's kubeconfig."),
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
+    "controller": ("glassnet.cli.controller", "Run the cluster's controller: conditions of Nodes' networks."),
     "cni": ("glassnet.cli.cni", "CNI plugins of a node: install, configure, serve, check."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
     "doctor": ("glassnet.cli.doctor", "Look the whole network over for known faults."),
@@ -34,7 +35,7 @@ COMMANDS = {
     "snapshot": ("glassnet.cli.snapshot", "Write everything a trace needs into one file."),
     "break": ("glassnet.cli.break_", "Make one of the faults that real clusters have."),
     "mend": ("glassnet.cli.mend", "Undo a fault, exactly."),
-    "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, and how to get it."),
+    "preflight": ("glassnet.cli.preflight", "Say what this machine lacks for a lab, or as a node."),
 }
 
 EPILOG = """

@@ -55,7 +55,7 @@ def findings() -> Iterator[Finding]:
         )
         yield Finding(f"program {program}", bool(place), place or "not found", remedy)
     for name, probe, remedy in _FEATURES:
-        why = _in_a_child(probe)
+        why = in_a_child(probe)
         yield Finding(name, not why, why or "works", remedy)
 
 
@@ -64,7 +64,7 @@ def missing() -> list[Finding]:
     return [finding for finding in findings() if not finding.ok]
 
 
-def _in_a_child(probe: Callable[[], None]) -> str:
+def in_a_child(probe: Callable[[], None]) -> str:
     """Try something in a child with namespaces of its own; "" when it works, the reason otherwise."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -110,15 +110,15 @@ def _bridge_netfilter() -> None:
 def _nf_tables() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12):
         pass
-    _run("nft", "add", "table", "ip", "probe")
+    run_quietly("nft", "add", "table", "ip", "probe")
 
 
 def _conntrack() -> None:
-    _run("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+    run_quietly("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
 
 
 def _matches() -> None:
-    _run(
+    run_quietly(
         "iptables",
         "-t",
         "nat",
@@ -137,7 +137,7 @@ def _matches() -> None:
         "-j",
         "RETURN",
     )
-    _run(
+    run_quietly(
         "iptables",
         "-t",
         "nat",
@@ -165,7 +165,8 @@ def _overlay() -> None:
     libc.mount("overlay", "/tmp/root", "overlay", 0, options)
 
 
-def _run(*argv: str) -> None:
+def run_quietly(*argv: str) -> None:
+    """Run a program in a probe, with a /run of its own. Raises KernelError with what it said."""
     libc.mount("tmpfs", "/run", "tmpfs")
     reader, writer = os.pipe()
     pid = os.fork()

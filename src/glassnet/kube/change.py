@@ -35,7 +35,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """JSON merge patch (RFC 7386) of one object; `subresource` "" or "status".
+    """JSON merge patch (RFC 7386) of one object, with `strategic` a strategic merge patch; `subresource` "" or "status".
 
     With `resource_version` the server answers 409 when the object has moved on; the caller reconciles again.
     """
@@ -46,6 +46,7 @@ class Patch:
     body: Mapping[str, Any]
     subresource: str = ""
     resource_version: str = ""
+    strategic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,16 @@ INGRESS_CLASS = Kind("networking.k8s.io", "v1", "IngressClass", "ingressclasses"
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", True, ("netpol",))
 SERVICE_CIDR = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False)
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases", True)
+RBAC = "rbac.authorization.k8s.io"
+CLUSTER_ROLE = Kind(RBAC, "v1", "ClusterRole", "clusterroles", False)
+CLUSTER_ROLE_BINDING = Kind(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", False)
+ROLE = Kind(RBAC, "v1", "Role", "roles", True)
+ROLE_BINDING = Kind(RBAC, "v1", "RoleBinding", "rolebindings", True)
 
 ALL: tuple[Kind, ...] = (
     NAMESPACE, NODE, POD, SERVICE, ENDPOINTS, REPLICATION_CONTROLLER, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, EVENT,
     DEPLOYMENT, REPLICA_SET, DAEMON_SET, STATEFUL_SET, JOB, ENDPOINT_SLICE, INGRESS, INGRESS_CLASS, NETWORK_POLICY,
-    SERVICE_CIDR, LEASE,
+    SERVICE_CIDR, LEASE, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING,
 )  # fmt: skip
 
 BY_API_KIND: dict[tuple[str, str], Kind] = {(kind.api_version, kind.name): kind for kind in ALL}

@@ -43,6 +43,7 @@ _PEER = {
     "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]},
 }
 _BACKEND = {"service": {"name": "s", "port": {"number": 80}}}
+_ROLE: Obj = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
 BODIES: dict[Kind, Obj] = {
     kinds.NAMESPACE: {"spec": {"finalizers": ["kubernetes"]}},
     kinds.NODE: {"spec": {"podCIDR": "10.200.0.0/24", "podCIDRs": ["10.200.0.0/24"], "taints": [{"key": "a", "effect": "NoSchedule"}]},
@@ -70,6 +71,10 @@ BODIES: dict[Kind, Obj] = {
                                     "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}},
     kinds.SERVICE_CIDR: {"spec": {"cidrs": ["10.96.0.0/12"]}},
     kinds.LEASE: {"spec": {"holderIdentity": "n", "leaseDurationSeconds": 40, "renewTime": "2026-01-02T03:04:05.000000Z"}},
+    kinds.CLUSTER_ROLE: {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"], "resourceNames": ["p"]}, {"nonResourceURLs": ["/healthz"], "verbs": ["*"]}]},
+    kinds.ROLE: {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]},
+    kinds.CLUSTER_ROLE_BINDING: {"roleRef": _ROLE, "subjects": [{"kind": "User", "name": "u"}]},
+    kinds.ROLE_BINDING: {"roleRef": _ROLE, "subjects": [{"kind": "ServiceAccount", "name": "a", "namespace": "default"}]},
 }  # fmt: skip
 _META = {
     "labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["a/b"],

@@ -49,6 +49,10 @@ COLUMNS = {
     kinds.SERVICE_ACCOUNT: "Name #Secrets Age",
     kinds.NAMESPACE: "Name Status Age",
     kinds.LEASE: "Name Holder Age",
+    kinds.CLUSTER_ROLE: "Name Created_At",
+    kinds.ROLE: "Name Created_At",
+    kinds.CLUSTER_ROLE_BINDING: "Name Role Age +Users +Groups +ServiceAccounts",
+    kinds.ROLE_BINDING: "Name Role Age +Users +Groups +ServiceAccounts",
     kinds.SERVICE_CIDR: "Name Cidrs Age",
 }
 

@@ -290,6 +290,19 @@ def _lease(obj: Obj, now: datetime) -> list[Any]:
     return [obj["metadata"]["name"], (obj.get("spec") or {}).get("holderIdentity", ""), age(obj, now)]
 
 
+def _role(obj: Obj, now: datetime) -> list[Any]:
+    return [obj["metadata"]["name"], obj["metadata"].get("creationTimestamp") or "<unknown>"]
+
+
+def _role_binding(obj: Obj, now: datetime) -> list[Any]:
+    ref, found = obj.get("roleRef") or {}, obj.get("subjects") or ()
+    shown = [
+        ", ".join(f"{each['namespace']}/{each['name']}" if kind == "ServiceAccount" else each["name"] for each in found if each.get("kind") == kind)
+        for kind in ("User", "Group", "ServiceAccount")
+    ]  # fmt: skip
+    return [obj["metadata"]["name"], f"{ref.get('kind', '')}/{ref.get('name', '')}", age(obj, now), *shown]
+
+
 _SET_WIDE = "Containers|Images|Selector"
 PRINTERS: dict[Kind, tuple[list[Column], Row]] = {
     kinds.POD: ([Column(name, kind, wide) for name, kind, wide in POD_COLUMNS], POD),
@@ -313,4 +326,8 @@ PRINTERS: dict[Kind, tuple[list[Column], Row]] = {
     kinds.NETWORK_POLICY: (_columns("Name|Pod-Selector|Age"), _network_policy),
     kinds.SERVICE_CIDR: (_columns("Name|Cidrs|Age"), _service_cidr),
     kinds.LEASE: (_columns("Name|Holder|Age"), _lease),
+    kinds.CLUSTER_ROLE: (_columns("Name|Created At"), _role),
+    kinds.ROLE: (_columns("Name|Created At"), _role),
+    kinds.CLUSTER_ROLE_BINDING: (_columns("Name|Role|Age", "Users|Groups|ServiceAccounts"), _role_binding),
+    kinds.ROLE_BINDING: (_columns("Name|Role|Age", "Users|Groups|ServiceAccounts"), _role_binding),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from glassnet.apiserver.schema.types import Schema
 from glassnet.kube import kinds
-from glassnet.kube.kinds import Kind
+from glassnet.kube.kinds import RBAC, Kind
 
 Obj = dict[str, Any]
 
@@ -254,6 +254,12 @@ def _node(obj: Obj) -> None:
     obj.setdefault("status", {})
 
 
+def _role_binding(obj: Obj) -> None:
+    _fill(obj.setdefault("roleRef", {}), apiGroup=RBAC)
+    for subject in obj.get("subjects") or ():
+        _fill(subject, **({"apiGroup": RBAC} if subject.get("kind") in ("User", "Group") else {}))
+
+
 _RULES: dict[Kind, Callable[[Obj], None]] = {
     kinds.POD: _pod,
     kinds.DEPLOYMENT: _deployment,
@@ -270,4 +276,6 @@ _RULES: dict[Kind, Callable[[Obj], None]] = {
     kinds.SECRET: _secret,
     kinds.NAMESPACE: _namespace,
     kinds.NODE: _node,
+    kinds.CLUSTER_ROLE_BINDING: _role_binding,
+    kinds.ROLE_BINDING: _role_binding,
 }

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from glassnet.apiserver.schema import rules, validate_network, validate_pod
+from glassnet.apiserver.schema import rules, validate_network, validate_pod, validate_rbac
 from glassnet.apiserver.schema.errors import FieldError, forbidden, invalid_value, required, too_long
 from glassnet.kube import kinds, selectors
-from glassnet.kube.kinds import Kind
+from glassnet.kube.kinds import RBAC, Kind
 from glassnet.kube.types import LabelSelector
 
 Obj = dict[str, Any]
@@ -48,6 +48,8 @@ def _metadata(kind: Kind, obj: Obj) -> Iterator[FieldError]:
         yield from rules.dns_label(name, "metadata.name")
     elif kind is kinds.SERVICE:
         yield from rules.dns_1035_label(name, "metadata.name")
+    elif kind.group == RBAC:
+        yield from validate_rbac.path_segment(name, "metadata.name")
     else:
         yield from rules.dns_subdomain(name, "metadata.name")
     yield from rules.labels(metadata.get("labels"), "metadata.labels")
@@ -250,6 +252,10 @@ _RULES: dict[Kind, Rule] = {
     kinds.CONFIG_MAP: _data,
     kinds.SECRET: _data,
     kinds.NODE: _node,
+    kinds.ROLE: validate_rbac.role,
+    kinds.CLUSTER_ROLE: validate_rbac.cluster_role,
+    kinds.ROLE_BINDING: validate_rbac.binding,
+    kinds.CLUSTER_ROLE_BINDING: validate_rbac.binding,
 }
 
 _UPDATES: dict[Kind, UpdateRule] = {
@@ -264,4 +270,6 @@ _UPDATES: dict[Kind, UpdateRule] = {
     kinds.CONFIG_MAP: _data_update,
     kinds.SECRET: _secret_update,
     kinds.NODE: _node_update,
+    kinds.ROLE_BINDING: validate_rbac.binding_update,
+    kinds.CLUSTER_ROLE_BINDING: validate_rbac.binding_update,
 }
