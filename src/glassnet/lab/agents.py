@@ -1,0 +1,123 @@
+"""glassnet's agents of a whole lab: Service proxies and the router's routes, which know of objects what the API server tells over HTTPS.
+
+What a node's agent reads for itself is read once here for all nodes: one set of watches, one View.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from typing import Any
+
+from glassnet.agent.changes import Writer
+from glassnet.agent.events import EventRecorder
+from glassnet.agent.proxy import ProxySettings
+from glassnet.agent.proxy_watches import service_informers
+from glassnet.agent.routes import RouteLoop
+from glassnet.client.rest import RestApi
+from glassnet.kernel.api import Machine, NetNs
+from glassnet.kube import kinds
+from glassnet.kube.kinds import Kind
+from glassnet.kube.view import Key, View
+from glassnet.lab.proxies import Proxies
+from glassnet.net.errors import GlassnetError, LabError
+from glassnet.proxy.compute import HEADLESS, PROXY_NAME
+
+log = logging.getLogger(__name__)
+PATIENCE = 30.0  # seconds until the first complete lists must be there
+ROUTER_LINK = "eth0"
+
+
+class Agents:
+    """`watch` begins to read, `start` waits for the first complete lists and starts what acts on them; `start` (the argument) takes loops to run."""
+
+    def __init__(
+        self,
+        api: RestApi,
+        workers: Mapping[str, Machine],
+        router: NetNs,
+        settings: ProxySettings,
+        *,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._workers, self._router, self._settings, self._begin = workers, router, settings, start
+        self.view = View()
+        self._events = EventRecorder(Writer(api, now))
+        self._errors: dict[Kind, str] = {}
+        self._informers = service_informers(api, self.view, self._failed)
+        self._proxies: Proxies | None = None
+
+    def watch(self) -> None:
+        """Begin to list and watch."""
+        for informer in self._informers.values():
+            self._begin(informer.run())
+
+    async def start(self) -> None:
+        """Start proxies and routes once all there is to know is known. Raises LabError when the API server does not give its lists."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for informer in self._informers.values():
+                    await informer.synced.wait()
+        except TimeoutError:
+            why = "; ".join(f"{kind.resource}: {error}" for kind, error in self._errors.items()) or "it does not answer"
+            raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
+        self._begin(self._events.run())
+        self._begin(RouteLoop(self.view, self._router, ROUTER_LINK).run())
+        self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
+        await self._proxies.start()
+        self._begin(self._proxies.run())
+
+    def _failed(self, kind: Kind, error: GlassnetError) -> None:
+        self._errors[kind] = str(error)
+        log.warning("watch of %s: %s; rules and routes stay as they are", kind.resource, error)
+
+    async def switch(self, mode: str) -> float:
+        """Have every node's proxy in another mode; the seconds it took. Raises LabError."""
+        if self._proxies is None:
+            raise LabError("the lab is only coming up; try again when it is up")
+        return await self._proxies.switch(mode)
+
+    # -- how far they are
+
+    def follows(self, view: View) -> bool:
+        """True when what the server's own View has for proxies has come here too."""
+        return all(
+            _versions(self.view, kind) == _versions(view, kind) for kind in (kinds.SERVICE, kinds.ENDPOINT_SLICE)
+        )
+
+    def settled(self) -> bool:
+        """True when the kernel of every node has what has come here."""
+        return self._proxies is not None and self._proxies.settled()
+
+    def standing(self) -> list[dict[str, Any]]:
+        """How each watch stands, for `glassnet status -o json`: seconds since the server last spoke, lists and restarts so far."""
+        now = time.monotonic()
+        return [
+            {
+                "resource": kind.resource,
+                "synced": informer.synced.is_set(),
+                "silent_s": round(now - informer.last_contact, 1),
+                "relists": informer.relists,
+                "restarts": informer.restarts,
+            }
+            for kind, informer in self._informers.items()
+        ]
+
+
+def _versions(view: View, kind: Kind) -> dict[Key, str]:
+    """Which objects of a kind concern proxies, each with its resourceVersion."""
+    return {
+        Key(obj.metadata.namespace, obj.metadata.name): obj.metadata.resource_version
+        for obj in view.all(kind)
+        if _concerns(kind, obj)
+    }
+
+
+def _concerns(kind: Kind, obj: Any) -> bool:
+    if kind is kinds.SERVICE:
+        return PROXY_NAME not in obj.metadata.labels and obj.spec.cluster_ip != "None"
+    return HEADLESS not in obj.metadata.labels
