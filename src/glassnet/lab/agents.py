@@ -32,7 +32,7 @@ ROUTER_LINK = "eth0"
 
 
 class Agents:
-    """`watch` begins to read, `start` waits for the first complete lists and starts what acts on them; `start` (the argument) takes loops to run."""
+    """`workers` get a proxy each, the machine behind `router` routes to their pods. `run` takes loops that go on until the lab ends."""
 
     def __init__(
         self,
@@ -41,23 +41,20 @@ class Agents:
         router: NetNs,
         settings: ProxySettings,
         *,
-        start: Callable[[Coroutine[Any, Any, None]], None],
+        run: Callable[[Coroutine[Any, Any, None]], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._workers, self._router, self._settings, self._begin = workers, router, settings, start
+        self._workers, self._router, self._settings, self._run = workers, router, settings, run
         self.view = View()
         self._events = EventRecorder(Writer(api, now))
         self._errors: dict[Kind, str] = {}
         self._informers = service_informers(api, self.view, self._failed)
         self._proxies: Proxies | None = None
 
-    def watch(self) -> None:
-        """Begin to list and watch."""
-        for informer in self._informers.values():
-            self._begin(informer.run())
-
     async def start(self) -> None:
-        """Start proxies and routes once all there is to know is known. Raises LabError when the API server does not give its lists."""
+        """Read; proxies and routes start once all there is to know is known. Raises LabError when the API server does not give its lists."""
+        for informer in self._informers.values():
+            self._run(informer.run())
         try:
             async with asyncio.timeout(PATIENCE):
                 for informer in self._informers.values():
@@ -65,11 +62,11 @@ class Agents:
         except TimeoutError:
             why = "; ".join(f"{kind.resource}: {error}" for kind, error in self._errors.items()) or "it does not answer"
             raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
-        self._begin(self._events.run())
-        self._begin(RouteLoop(self.view, self._router, ROUTER_LINK).run())
+        self._run(self._events.run())
+        self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
         self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
         await self._proxies.start()
-        self._begin(self._proxies.run())
+        self._run(self._proxies.run())
 
     def _failed(self, kind: Kind, error: GlassnetError) -> None:
         self._errors[kind] = str(error)

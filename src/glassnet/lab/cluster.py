@@ -129,11 +129,10 @@ class Cluster:
         runtimes = {spec.name: LabRuntime(self._machines.machines[spec.name], spec.name) for spec in workers}
         await self._publish_api()
         await self._open_ports(LabStreams(runtimes, self.view))
-        self._agents = self._agents_of(workers)
-        self._agents.watch()
         self._kubelets = {spec.name: self._kubelet(spec, runtimes[spec.name]) for spec in workers}
         for kubelet in self._kubelets.values():
             await kubelet.register()
+        self._agents = self._agents_of(workers)
         await self._agents.start()
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
@@ -210,7 +209,7 @@ class Cluster:
             {spec.name: machines[spec.name] for spec in workers},
             machines[self._topology.router].netns,
             settings,
-            start=self._start,
+            run=self._start,
             now=utc_now,
         )
 
@@ -345,11 +344,11 @@ class Cluster:
         """Until the kernel of every node has what the API says now; for some seconds at most, as workloads may change without end."""
         assert self._agents is not None
         deadline = asyncio.get_running_loop().time() + SETTLING
-        while not (self._control_plane.idle() and self._agents.follows(self.view) and self._agents.settled()):
+        while not (self._control_plane.idle() and self._agents.settled() and self._agents.follows(self.view)):
             if asyncio.get_running_loop().time() > deadline:
-                log.warning("rules of some nodes are not in place yet")
+                log.warning("some nodes' rules are not in place yet; `glassnet up` waits no longer")
                 return
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.005)
 
     def ready(self) -> tuple[int, int]:
         """(pods Ready, pods)."""
