@@ -158,6 +158,7 @@ def test_without_the_api_rules_and_routes_stay_and_what_was_missed_comes_when_it
         assert not curl(lab, "10.32.0.81", "worker-0")
         assert "10.32.0.81" not in lab.node("worker-0", "iptables-save")
         assert "10.240.0.21" in route()
+        assert lab.glassnet("status").stdout.count("agents: nothing heard of ") == len(RESOURCES)
     finally:
         mend(lab)
     until("the Service that came meanwhile", lambda: "nginx" in curl(lab, "10.32.0.81", "worker-0"))

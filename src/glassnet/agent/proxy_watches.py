@@ -16,12 +16,13 @@ WATCHED = (kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.NODE, kinds.SERVICE_CIDR)
 
 
 def selection(kind: Kind, node: str = "") -> tuple[str, str]:
-    """Label and field selector of one kind: no Services of other proxies, no headless ones; with `node`, that Node alone."""
+    """Label and field selector of one kind: no Services of other proxies, no headless ones, nor their slices (which carry the Services'
+    labels); with `node`, that Node alone."""
     match kind:
         case kinds.SERVICE:
             return f"!{PROXY_NAME}", "spec.clusterIP!=None"
         case kinds.ENDPOINT_SLICE:
-            return f"!{HEADLESS}", ""
+            return f"!{HEADLESS},!{PROXY_NAME}", ""
         case kinds.NODE if node:
             return "", f"metadata.name={node}"
     return "", ""

@@ -47,7 +47,7 @@ class Agents:
         self._workers, self._router, self._settings, self._run = workers, router, settings, run
         self.view = View()
         self._events = EventRecorder(Writer(api, now))
-        self._errors: dict[Kind, str] = {}
+        self._errors: dict[Kind, tuple[str, float]] = {}
         self._informers = service_informers(api, self.view, self._failed)
         self._proxies: Proxies | None = None
 
@@ -60,7 +60,8 @@ class Agents:
                 for informer in self._informers.values():
                     await informer.synced.wait()
         except TimeoutError:
-            why = "; ".join(f"{kind.resource}: {error}" for kind, error in self._errors.items()) or "it does not answer"
+            why = "; ".join(f"{kind.resource}: {error}" for kind in self._informers if (error := self._error(kind)))
+            why = why or "it does not answer"
             raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
         self._run(self._events.run())
         self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
@@ -69,8 +70,13 @@ class Agents:
         self._run(self._proxies.run())
 
     def _failed(self, kind: Kind, error: GlassnetError) -> None:
-        self._errors[kind] = str(error)
+        self._errors[kind] = str(error), time.monotonic()
         log.warning("watch of %s: %s; rules and routes stay as they are", kind.resource, error)
+
+    def _error(self, kind: Kind) -> str:
+        """What broke a watch, as long as the server has not spoken since; "" when all is well."""
+        text, when = self._errors.get(kind, ("", 0.0))
+        return "" if self._informers[kind].last_contact > when else text
 
     async def switch(self, mode: str) -> float:
         """Have every node's proxy in another mode; the seconds it took. Raises LabError."""
@@ -91,7 +97,7 @@ class Agents:
         return self._proxies is not None and self._proxies.settled()
 
     def standing(self) -> list[dict[str, Any]]:
-        """How each watch stands, for `glassnet status -o json`: seconds since the server last spoke, lists and restarts so far."""
+        """How each watch stands, for `glassnet status`: seconds since the server last spoke, lists and restarts so far, what broke it."""
         now = time.monotonic()
         return [
             {
@@ -100,6 +106,7 @@ class Agents:
                 "silent_s": round(now - informer.last_contact, 1),
                 "relists": informer.relists,
                 "restarts": informer.restarts,
+                "error": self._error(kind),
             }
             for kind, informer in self._informers.items()
         ]
@@ -115,6 +122,7 @@ def _versions(view: View, kind: Kind) -> dict[Key, str]:
 
 
 def _concerns(kind: Kind, obj: Any) -> bool:
-    if kind is kinds.SERVICE:
-        return PROXY_NAME not in obj.metadata.labels and obj.spec.cluster_ip != "None"
-    return HEADLESS not in obj.metadata.labels
+    """What `agent.proxy_watches` asks the server for, told of an object that is at hand."""
+    if PROXY_NAME in obj.metadata.labels:
+        return False
+    return obj.spec.cluster_ip != "None" if kind is kinds.SERVICE else HEADLESS not in obj.metadata.labels

@@ -43,6 +43,7 @@ def server() -> ApiServer:
         made.create(kinds.ENDPOINT_SLICE, "default", {"metadata": {"name": name, "labels": labels}, "addressType": "IPv4", "endpoints": []})  # fmt: skip
     foreign = {"name": "mesh", "labels": {"service.kubernetes.io/service-proxy-name": "mesh"}}
     made.create(kinds.SERVICE, "default", {"metadata": foreign, "spec": {"ports": [{"port": 80}]}})
+    made.create(kinds.ENDPOINT_SLICE, "default", {"metadata": foreign, "addressType": "IPv4", "endpoints": []})
     return made
 
 
