@@ -50,7 +50,7 @@ from glassnet.netstack.ops import SetLink
 from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
-SETTLING = 5.0  # seconds `glassnet up` waits for rules once all pods are Ready
+SETTLING = 10.0  # seconds `glassnet up` waits for rules once all pods are Ready
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 log = logging.getLogger(__name__)
 
