@@ -105,6 +105,19 @@ async def test_endpoints_come_and_go_and_packets_follow(wire: Wire, mode: str) -
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_settled_means_in_the_kernel(wire: Wire, mode: str) -> None:
+    view = View()
+    view.apply(kinds.SERVICE, service("web"))
+    async with running(view, wire, mode, min_period=0.1) as loop:
+        for ips in (["10.1.0.1"], ["10.1.0.2"], ["10.1.0.1", "10.1.0.2"]):
+            view.apply(kinds.ENDPOINT_SLICE, endpoints("web", *ips))
+            assert not loop.settled.is_set()
+            async with asyncio.timeout(10):
+                await loop.settled.wait()
+            assert reached(wire) == {f"{ip}:8080" for ip in ips}
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 async def test_each_protocol_is_translated(wire: Wire, mode: str, protocol: str) -> None:
     view = View()

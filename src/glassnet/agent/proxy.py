@@ -70,7 +70,7 @@ class ProxyLoop:
     """One node's proxy. The first sync starts at once, later ones as often as `min_period` allows.
 
     `shared` is what the proxies of several nodes have in common; `report` takes Events to record; `observers` hear of syncs (metrics, health,
-    health check node ports).
+    health check node ports). `settled` is set while all that the View has said is in the kernel.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ProxyLoop:
         self._busy = asyncio.Lock()
         self._sweep_others = True
         self.synced = 0
-        self.first_sync = asyncio.Event()
+        self.first_sync, self.settled = asyncio.Event(), asyncio.Event()
         self.repairs = 0
 
     def _make_families(self) -> None:
@@ -160,6 +160,7 @@ class ProxyLoop:
             self._moved = True
         else:
             return
+        self.settled.clear()
         self._awake.set()
 
     def _suspicious(self, family: str) -> None:
@@ -230,6 +231,8 @@ class ProxyLoop:
         await self._observers.after(self._view, dirty, facts, self._node)
         self.synced += 1
         self.first_sync.set()
+        if not (self._dirty or self._moved):
+            self.settled.set()
 
     def _give_up(self, family: FamilyProxy, error: PreflightError) -> None:
         """A machine that cannot do one family gets the other, as with kube-proxy."""

@@ -20,13 +20,14 @@ from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detector
 from glassnet.agent.proxy_metrics import ProxyMetrics
 from glassnet.agent.proxy_observers import Observers
 from glassnet.agent.proxy_servers import HealthCheckNodePorts, Listening, health_handler, metrics_handler
+from glassnet.agent.proxy_watches import service_informers
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
 from glassnet.kernel.addresses import Addresses
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.host import HostMachine
-from glassnet.kube import kinds, narrow
+from glassnet.kube import kinds
 from glassnet.kube.change import Record
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Event, Key, View
@@ -34,7 +35,6 @@ from glassnet.net import address
 from glassnet.net.errors import GlassnetError, KernelError, UsageError
 from glassnet.proxy import config as configs
 from glassnet.proxy import nodeports
-from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 from glassnet.proxy.config import ProxyConfig, host_port, seconds
 from glassnet.proxy.health import ProxyHealth
 from glassnet.proxy.model import LocalDetector
@@ -91,8 +91,7 @@ class NodeProxy:
         own_settings(self.config, machine)
         events = EventRecorder(Writer(api, _now))
         self._start(events.run())
-        informers = {kind: self._informer(api, kind) for kind in (kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.NODE)}
-        self._start(self._informer(api, kinds.SERVICE_CIDR).run())  # older servers have none: nobody waits for it
+        informers = service_informers(api, self.view, self._watch_failed, self.node)
         for informer in informers.values():
             self._start(informer.run())
         mode, period = self.config.mode or "iptables", seconds(self.config.backend.sync_period)
@@ -128,21 +127,9 @@ class NodeProxy:
 
     # -- the API
 
-    def _informer(self, api: RestApi, kind: Kind) -> Informer:
-        """Only what is needed, chosen by the server: no Services of other proxies, no headless ones, one Node."""
-        label, field = {
-            kinds.SERVICE: (f"!{PROXY_NAME}", "spec.clusterIP!=None"),
-            kinds.ENDPOINT_SLICE: (f"!{HEADLESS}", ""),
-            kinds.NODE: ("", f"metadata.name={self.node}"),
-        }.get(kind, ("", ""))
-
-        def failed(error: GlassnetError) -> None:
-            if kind is not kinds.SERVICE_CIDR:
-                log.warning("watch of %s: %s; rules stay as they are", kind.resource, error)
-
-        return Informer(
-            api, kind, self.view, label_selector=label, field_selector=field, decode=narrow.decode, on_error=failed
-        )
+    def _watch_failed(self, kind: Kind, error: GlassnetError) -> None:
+        if kind is not kinds.SERVICE_CIDR:  # older servers have none
+            log.warning("watch of %s: %s; rules stay as they are", kind.resource, error)
 
     async def _synced(self, informers: dict[Kind, Informer]) -> None:
         """Nothing is written before Services and EndpointSlices are known whole."""

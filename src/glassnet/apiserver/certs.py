@@ -1,4 +1,4 @@
-"""Certificates of a lab: its own authority, the server's certificate, the administrator's; and the kubeconfig that holds them."""
+"""Certificates of a lab: its own authority, the server's certificate, those of its clients; and the kubeconfig that holds them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from glassnet.apiserver.auth import ACCOUNTS, AGENT, MASTERS
+
 _YEARS = timedelta(days=3650)
 
 
@@ -26,10 +28,12 @@ class Certificates:
     server_key: bytes
     admin: bytes
     admin_key: bytes
+    agent: bytes
+    agent_key: bytes
 
 
 def make(names: Iterable[str], addresses: Iterable[str], now: datetime) -> Certificates:
-    """A fresh authority (ECDSA P-256), a server certificate for names and addresses, a client certificate of system:masters."""
+    """A fresh authority (ECDSA P-256), a server certificate for names and addresses, client certificates of system:masters and of the agents."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "glassnet")])
     ca = (
@@ -48,19 +52,23 @@ def make(names: Iterable[str], addresses: Iterable[str], now: datetime) -> Certi
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    admin_key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
-            x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes-admin"),
-        ]
-    )
-    admin = (
-        _leaf(who, ca, admin_key, now)
+    admin, admin_key = _client("kubernetes-admin", (MASTERS,), ca, ca_key, now)
+    agent, agent_key = _client(AGENT, (ACCOUNTS, f"{ACCOUNTS}:{AGENT.split(':')[2]}"), ca, ca_key, now)
+    return Certificates(_pem(ca), _pem(server), _key(server_key), admin, admin_key, agent, agent_key)
+
+
+def _client(
+    name: str, groups: Iterable[str], ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime
+) -> tuple[bytes, bytes]:
+    """Certificate and key of a client: the user is its common name, the groups are its organizations."""
+    who = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _leaf(x509.Name([*who, x509.NameAttribute(NameOID.COMMON_NAME, name)]), ca, key, now)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    return Certificates(_pem(ca), _pem(server), _key(server_key), _pem(admin), _key(admin_key))
+    return _pem(certificate), _key(key)
 
 
 def _builder(
@@ -102,7 +110,7 @@ def _key(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def kubeconfig(name: str, server: str, ca: bytes, certificate: bytes, key: bytes) -> str:
+def kubeconfig(name: str, server: str, ca: bytes, certificate: bytes, key: bytes, user: str = "admin") -> str:
     """A kubeconfig (JSON, which is YAML) with one cluster, user and context called after the lab."""
 
     def text(raw: bytes) -> str:
@@ -114,11 +122,11 @@ def kubeconfig(name: str, server: str, ca: bytes, certificate: bytes, key: bytes
         "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": text(ca)}}],
         "users": [
             {
-                "name": f"{name}-admin",
+                "name": f"{name}-{user}",
                 "user": {"client-certificate-data": text(certificate), "client-key-data": text(key)},
             }
         ],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": f"{name}-admin"}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": f"{name}-{user}"}}],
         "current-context": name,
         "preferences": {},
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
@@ -11,7 +13,7 @@ from glassnet import __version__
 from glassnet.apiserver.auth import User
 from glassnet.apiserver.http_answer import answer, form_of, shaped
 from glassnet.apiserver.http_body import read_body
-from glassnet.apiserver.http_context import SERVER, USER, Handler
+from glassnet.apiserver.http_context import SERVER, USER, WATCHES, Handler
 from glassnet.apiserver.http_resource import Resource
 from glassnet.apiserver.server import ApiServer
 from glassnet.kube import kinds
@@ -58,11 +60,12 @@ def build_app(
         return shaped(request, found) if isinstance(found, web.Response) else found
 
     app = web.Application(middlewares=[guard], client_max_size=_MAX_BODY)
-    app[SERVER] = server
+    app[SERVER], app[WATCHES] = server, Counter()
     app.add_routes(list(routes))
     for path in ("/healthz", "/livez", "/readyz"):
         app.router.add_get(path, _ok)
     app.router.add_get("/version", _version)
+    app.router.add_get("/metrics", _metrics)
     for kind in kinds.ALL:
         base = f"/api/{kind.version}" if not kind.group else f"/apis/{kind.group}/{kind.version}"
         _add_kind(app, kind, base)
@@ -125,3 +128,13 @@ async def _ok(_: web.Request) -> web.Response:
 
 async def _version(_: web.Request) -> web.Response:
     return answer(VERSION)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """Open watches under the real server's name for them, told apart by user as well."""
+    lines = ["# HELP apiserver_longrunning_requests Watches that are open now", "# TYPE apiserver_longrunning_requests gauge"]  # fmt: skip
+    lines += [
+        f'apiserver_longrunning_requests{{verb="WATCH",group="{kind.group}",version="{kind.version}",resource="{kind.plural}",user={json.dumps(user)}}} {count}'
+        for (user, kind), count in sorted(request.app[WATCHES].items())
+    ]
+    return web.Response(text="\n".join(lines) + "\n")

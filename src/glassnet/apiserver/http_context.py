@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,10 +14,12 @@ from glassnet.apiserver.request import DeleteOptions, Request, dry_run
 from glassnet.apiserver.request import delete_options as read_delete_options
 from glassnet.apiserver.schema.errors import bad_request
 from glassnet.apiserver.server import APPLY, ApiServer
+from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVER, USER = web.AppKey("server", ApiServer), "user"
+WATCHES = web.AppKey("watches", Counter[tuple[str, Kind]])  # how many are open, by user and kind
 _MANAGER_LIMIT = 128
 
 

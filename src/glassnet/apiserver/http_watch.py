@@ -12,6 +12,7 @@ from aiohttp import web
 
 from glassnet.apiserver import schema
 from glassnet.apiserver.http_answer import form_of, include_object, partial
+from glassnet.apiserver.http_context import USER, WATCHES
 from glassnet.apiserver.server import ApiServer, decode
 from glassnet.apiserver.watch import Watch, WatchOptions
 from glassnet.kube.kinds import Kind
@@ -43,6 +44,8 @@ async def stream(
         if request.transport:
             cut.append(loop.call_later(_PATIENCE, request.transport.abort))
 
+    watches, place = request.app[WATCHES], (request[USER].name, kind)
+    watches[place] += 1
     try:
         try:
             async for type_, raw in Watch(server.store, kind, matches, options, alive, overrun).events():
@@ -53,6 +56,9 @@ async def stream(
     except ConnectionError:
         _log.debug("a watch of %s ended: its client left", kind.resource)
     finally:
+        watches[place] -= 1
+        if not watches[place]:
+            del watches[place]
         for timer in cut:
             timer.cancel()
     return response

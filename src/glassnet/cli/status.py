@@ -54,6 +54,10 @@ def _print(reports: list[dict[str, Any]]) -> None:
             f"proxy {report['proxy']}, {report['memory_mb']} MB"
         )
         click.echo(f"API https://127.0.0.1:{report['api_port']}  kubeconfig {report['kubeconfig']}")
+        for watch in report["watches"]:
+            if watch["error"]:
+                heard = f"nothing heard of {watch['resource']} for {watch['silent_s']:.0f} s, since {watch['error']}"
+                click.echo(f"agents: {heard}; rules and routes stay as they are")
         table = Table(box=None, pad_edge=False)
         for heading in ("MACHINE", "ROLE", "ADDRESS", "PUBLIC", "POD CIDR", "PODS"):
             table.add_column(heading)

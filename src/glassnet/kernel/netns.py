@@ -91,3 +91,8 @@ class KernelNetNs:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def own_netns() -> KernelNetNs:
+    """The network namespace that this process is at home in."""
+    return KernelNetNs("the process's own", os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC))

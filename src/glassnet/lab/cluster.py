@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,40 +16,43 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from glassnet.agent.changes import Writer
 from glassnet.agent.control_plane import ControlPlane
-from glassnet.agent.events import EventRecorder
 from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
 from glassnet.agent.live_sender import ask_of
 from glassnet.agent.live_trace import send_traced
 from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
-from glassnet.agent.routes import RouteLoop
 from glassnet.agent.snapshots import take
 from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.request import Request
 from glassnet.apiserver.server import MERGE_PATCH, ApiServer
 from glassnet.apiserver.store import Store
-from glassnet.kernel.api import Host
+from glassnet.client import kubeconfig
+from glassnet.client.rest import RestApi
+from glassnet.kernel.api import Host, NetNs
 from glassnet.kernel.archive import write_archive
+from glassnet.kernel.netns import own_netns
 from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import control, readiness
+from glassnet.lab.agents import Agents
 from glassnet.lab.build import Lab, build
 from glassnet.lab.faults.journal import Faults
 from glassnet.lab.faults.scene import Ground
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
-from glassnet.lab.proxies import Proxies
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
 from glassnet.net.errors import ApiError, GlassnetError, LabError
+from glassnet.netstack.ops import SetLink
 from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
+SETTLING = 10.0  # seconds `glassnet up` waits for rules once all pods are Ready
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -75,7 +79,7 @@ class Cluster:
         self._awake = asyncio.Event()
         self._machines: Lab | None = None
         self._kubelets: dict[str, Kubelet] = {}
-        self._proxies: Proxies | None = None
+        self._agents: Agents | None = None
         self.view = View()
         self.server = ApiServer(
             Store(str(lab.store)), now=utc_now, random=random.Random(), service_cidr=topology.service_cidr
@@ -117,10 +121,10 @@ class Cluster:
         self._refresh_after_a_crash()
         feed(self.server, self.view)
         self.view.subscribe(self._on_event, replay=False)
-        control_plane = ControlPlane(
+        self._control_plane = ControlPlane(
             self.view, self.api, cluster_cidr=self._topology.cluster_cidr, now=utc_now, ca_pem=self._certs.ca.decode()
         )
-        self._start(control_plane.run())
+        self._start(self._control_plane.run())
         workers = self._topology.of_role("worker")
         runtimes = {spec.name: LabRuntime(self._machines.machines[spec.name], spec.name) for spec in workers}
         await self._publish_api()
@@ -128,17 +132,8 @@ class Cluster:
         self._kubelets = {spec.name: self._kubelet(spec, runtimes[spec.name]) for spec in workers}
         for kubelet in self._kubelets.values():
             await kubelet.register()
-        router = self._machines.machines[self._topology.router]
-        self._start(RouteLoop(self.view, router.netns, "eth0").run())
-        events = EventRecorder(Writer(self.api, utc_now))
-        self._start(events.run())
-        settings = ProxySettings(
-            mode=self._settings.proxy, detectors=cluster_cidr_detectors([self._topology.cluster_cidr]), min_period=0.03
-        )
-        machines = {spec.name: self._machines.machines[spec.name] for spec in workers}
-        self._proxies = Proxies(self.view, machines, settings, events)
-        await self._proxies.start()
-        self._start(self._proxies.run())
+        self._agents = self._agents_of(workers)
+        await self._agents.start()
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
         faults = Faults(self._lab, Ground(self._machines.machines, self._topology, self.view, self.api))
@@ -148,10 +143,10 @@ class Cluster:
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
-        if mode not in MODES or self._proxies is None:
+        if mode not in MODES or self._agents is None:
             return {"error": f"no such proxy mode: {mode!r}"}
         try:
-            seconds = await self._proxies.switch(mode)
+            seconds = await self._agents.switch(mode)
         except LabError as error:
             return {"error": str(error)}
         self._settings = msgspec.structs.replace(self._settings, proxy=mode)
@@ -197,6 +192,26 @@ class Cluster:
         )
         machine = self._machines.machines[spec.name]
         return Kubelet(self.view, self.api, machine, runtime, config, now=utc_now, permanent_neighbours=True)
+
+    def _agents_of(self, workers: Sequence[MachineSpec]) -> Agents:
+        """The proxies of the workers and the router's routes, by way of the API's port on the lab's own loopback."""
+        assert self._machines is not None
+        made = self._certs
+        address = f"https://127.0.0.1:{API_PORT}"
+        config = certs.kubeconfig(self._lab.name, address, made.ca, made.agent, made.agent_key, "agent")
+        self._lab.write("agent.kubeconfig", config)
+        settings = ProxySettings(
+            mode=self._settings.proxy, detectors=cluster_cidr_detectors([self._topology.cluster_cidr]), min_period=0.03
+        )
+        machines = self._machines.machines
+        return Agents(
+            RestApi(kubeconfig.load(str(self._lab.path / "agent.kubeconfig"))),
+            {spec.name: machines[spec.name] for spec in workers},
+            machines[self._topology.router].netns,
+            settings,
+            run=self._start,
+            now=utc_now,
+        )
 
     def _refresh_after_a_crash(self) -> None:
         """No pod runs yet: those a killed lab left behind are not Ready until they do again; what was being deleted is gone."""
@@ -248,7 +263,7 @@ class Cluster:
         return bytes.fromhex(place.read_text())
 
     async def _open_ports(self, pods: LabStreams) -> None:
-        """The API on the host's loopback and on every controller."""
+        """The API on the host's loopback, on every controller, and on the loopback of the lab's own namespace, where its agents are."""
         assert self._machines is not None
         tokens = auth.Tokens(self._token_secret())
         routes = [*discovery.routes(tokens), *openapi.routes(self.server.schema), *streams.routes(pods)]
@@ -260,13 +275,18 @@ class Cluster:
         context = auth.ssl_context(
             self._lab.path / "apiserver.crt", self._lab.path / "apiserver.key", self._lab.path / "ca.crt"
         )
+        controllers = self._topology.of_role("controller")
+        places: list[tuple[NetNs, str]] = [(self._machines.machines[c.name].netns, c.address) for c in controllers]
+        own = own_netns()
+        own.apply([SetLink("lo", up=True)])
         sockets = [self._listener]
-        for spec in self._topology.of_role("controller"):
-            sock = self._machines.machines[spec.name].netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        for netns, address in [*places, (own, "127.0.0.1")]:
+            sock = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((spec.address, API_PORT))
+            sock.bind((address, API_PORT))
             sock.listen(128)
             sockets.append(sock)
+        own.close()
         for sock in sockets:
             await web.SockSite(runner, sock, ssl_context=context).start()
 
@@ -320,6 +340,16 @@ class Cluster:
         pods = readiness.waits(self.view.pods.values(), utc_now())
         return missing + [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in pods]
 
+    async def settled(self) -> None:
+        """Until the kernel of every node has what the API says now; for some seconds at most, as workloads may change without end."""
+        assert self._agents is not None
+        deadline = asyncio.get_running_loop().time() + SETTLING
+        while not (self._control_plane.idle() and self._agents.settled() and self._agents.follows(self.view)):
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning("some nodes' rules are not in place yet; `glassnet up` waits no longer")
+                return
+            await asyncio.sleep(0.005)
+
     def ready(self) -> tuple[int, int]:
         """(pods Ready, pods)."""
         return sum(pod.ready() for pod in self.view.pods.values()), len(self.view.pods)
@@ -355,7 +385,7 @@ class Cluster:
             "name": self._lab.name,
             "state": "up",
             "profile": self._settings.profile,
-            "proxy": self._proxies.settings.mode if self._proxies else self._settings.proxy,
+            "proxy": self._settings.proxy,
             "api_port": self._port,
             "kubeconfig": str(self._lab.kubeconfig),
             "pods": total,
@@ -364,6 +394,7 @@ class Cluster:
             "memory_mb": round(pss, 1),
             "rss_mb": round(rss, 1),
             "processes": processes,
+            "watches": self._agents.standing() if self._agents else [],
             "rootless": self._rootless,
             "machines": [
                 {

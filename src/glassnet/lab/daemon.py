@@ -78,6 +78,7 @@ def main() -> None:
         place = lab.path / "machines"
         place.mkdir(exist_ok=True)
         libc.mount("tmpfs", str(place), "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, "mode=755")
+        _forget_proxies()
         asyncio.run(_run(lab, settings, Cluster(lab, settings, topology, place, rootless, listener), voice))
     except ManifestError as error:
         voice.fail(error, manifest=error.index, field=error.field)
@@ -95,6 +96,13 @@ def main() -> None:
         voice.fail(error)
         _leave(1)
     _leave(0)
+
+
+def _forget_proxies() -> None:
+    """HTTP proxies of the host's environment: none of them can be reached from a lab's namespaces, and its agents talk HTTP."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        os.environ.pop(name, None)
+        os.environ.pop(name.upper(), None)
 
 
 def _leave(status: int) -> NoReturn:
@@ -137,6 +145,7 @@ async def _bring_up(lab: LabDir, cluster: Cluster, voice: Voice) -> None:
         ready, total = cluster.ready()
         voice.say(name="pods", step=f"{ready} of {total} pods are Ready; waiting for {waiting[0]}")
         await cluster.changed(1.0)
+    await cluster.settled()
     voice.say(name="up", up=cluster.summary())
 
 

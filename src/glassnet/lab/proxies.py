@@ -44,6 +44,10 @@ class Proxies:
             await self._serve_health(name, machine)
             self._run(name)
 
+    def settled(self) -> bool:
+        """True when every node's kernel has what the View says."""
+        return all(loop.settled.is_set() for loop, _ in self._loops.values())
+
     async def run(self) -> None:
         """Until a proxy ends, which none should; raises what ended it."""
         await self._ended

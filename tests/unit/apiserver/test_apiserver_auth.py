@@ -22,6 +22,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKENS = Tokens(b"one secret")
 ADMIN = User("kubernetes-admin", (MASTERS, "system:authenticated"))
 READER = User("system:serviceaccount:ns:a", ("system:serviceaccounts", "system:serviceaccounts:ns"))
+GLASSNET = User(auth.AGENT, ("system:serviceaccounts", "system:serviceaccounts:glassnet"))
 
 
 def token(seconds: int = 600, secret: bytes = b"one secret") -> str:
@@ -211,6 +212,15 @@ async def test_attributes_are_those_of_the_route(method: str, path: str, wanted:
         (READER, "*", "pods", "ns", False),
         (READER, "get", "", "", True),
         (User("joe", ("system:serviceaccounts:",)), "list", "secrets", "", False),
+        *[(GLASSNET, "watch", each, "", True) for each in ("services", "endpointslices", "nodes", "servicecidrs")],
+        (GLASSNET, "create", "events", "x", True),
+        (GLASSNET, "patch", "events", "x", True),
+        (GLASSNET, "delete", "events", "x", False),
+        (GLASSNET, "list", "events", "", False),
+        (GLASSNET, "update", "services", "x", False),
+        (GLASSNET, "get", "secrets", "glassnet", False),
+        (GLASSNET, "list", "pods", "", False),
+        (GLASSNET, "watch", "*", "", False),
     ],
 )
 def test_the_rule(user: User, verb: str, resource: str, namespace: str, may: bool) -> None:

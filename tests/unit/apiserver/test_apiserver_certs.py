@@ -53,13 +53,20 @@ def test_each_certificate_serves_one_end_only(made: certs.Certificates) -> None:
         return list(read(pem).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
 
     assert usage(made.server) == [ExtendedKeyUsageOID.SERVER_AUTH]
-    assert usage(made.admin) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert usage(made.admin) == usage(made.agent) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 def test_admin_is_a_master(made: certs.Certificates) -> None:
     subject = read(made.admin).subject
     assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "kubernetes-admin"
     assert subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:masters"
+
+
+def test_the_agents_are_a_service_account_with_its_groups(made: certs.Certificates) -> None:
+    subject = read(made.agent).subject
+    assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:serviceaccount:glassnet:agent"
+    groups = [each.value for each in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+    assert groups == ["system:serviceaccounts", "system:serviceaccounts:glassnet"]
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> dict[str, object] | None:

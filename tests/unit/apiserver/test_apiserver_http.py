@@ -457,6 +457,23 @@ async def test_watches_of_clients_that_left_end(api: Api, monkeypatch: pytest.Mo
     raise AssertionError("the watch is still there")
 
 
+async def test_metrics_tell_which_watches_are_open_and_whose(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_LOOK", 0.02)
+
+    async def told() -> list[str]:
+        return [line for line in (await api.call("GET", "/metrics")).splitlines() if not line.startswith("#")]
+
+    assert await told() == []
+    api.who[0] = auth.User('a "quoted" name', (auth.MASTERS,))
+    path = "/apis/discovery.k8s.io/v1/endpointslices?watch=true"
+    async with api.client.get(path, headers={"Connection": "close"}):
+        place = 'verb="WATCH",group="discovery.k8s.io",version="v1",resource="endpointslices"'
+        assert await told() == [f'apiserver_longrunning_requests{{{place},user="a \\"quoted\\" name"}} 1']
+    async with asyncio.timeout(10):
+        while await told():  # noqa: ASYNC110 (the server finds out in its own time)
+            await asyncio.sleep(0.01)
+
+
 async def test_a_client_that_reads_nothing_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LIMIT", 20)
     monkeypatch.setattr("glassnet.apiserver.http_watch._PATIENCE", 0.05)

@@ -1,0 +1,128 @@
+"""glassnet's agents of a whole lab: Service proxies and the router's routes, which know of objects what the API server tells over HTTPS.
+
+What a node's agent reads for itself is read once here for all nodes: one set of watches, one View.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from typing import Any
+
+from glassnet.agent.changes import Writer
+from glassnet.agent.events import EventRecorder
+from glassnet.agent.proxy import ProxySettings
+from glassnet.agent.proxy_watches import service_informers
+from glassnet.agent.routes import RouteLoop
+from glassnet.client.rest import RestApi
+from glassnet.kernel.api import Machine, NetNs
+from glassnet.kube import kinds
+from glassnet.kube.kinds import Kind
+from glassnet.kube.view import Key, View
+from glassnet.lab.proxies import Proxies
+from glassnet.net.errors import GlassnetError, LabError
+from glassnet.proxy.compute import HEADLESS, PROXY_NAME
+
+log = logging.getLogger(__name__)
+PATIENCE = 30.0  # seconds until the first complete lists must be there
+ROUTER_LINK = "eth0"
+
+
+class Agents:
+    """`workers` get a proxy each, the machine behind `router` routes to their pods. `run` takes loops that go on until the lab ends."""
+
+    def __init__(
+        self,
+        api: RestApi,
+        workers: Mapping[str, Machine],
+        router: NetNs,
+        settings: ProxySettings,
+        *,
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._workers, self._router, self._settings, self._run = workers, router, settings, run
+        self.view = View()
+        self._events = EventRecorder(Writer(api, now))
+        self._errors: dict[Kind, tuple[str, float]] = {}
+        self._informers = service_informers(api, self.view, self._failed)
+        self._proxies: Proxies | None = None
+
+    async def start(self) -> None:
+        """Read; proxies and routes start once all there is to know is known. Raises LabError when the API server does not give its lists."""
+        for informer in self._informers.values():
+            self._run(informer.run())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for informer in self._informers.values():
+                    await informer.synced.wait()
+        except TimeoutError:
+            why = "; ".join(f"{kind.resource}: {error}" for kind in self._informers if (error := self._error(kind)))
+            why = why or "it does not answer"
+            raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
+        self._run(self._events.run())
+        self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
+        self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
+        await self._proxies.start()
+        self._run(self._proxies.run())
+
+    def _failed(self, kind: Kind, error: GlassnetError) -> None:
+        self._errors[kind] = str(error), time.monotonic()
+        log.warning("watch of %s: %s; rules and routes stay as they are", kind.resource, error)
+
+    def _error(self, kind: Kind) -> str:
+        """What broke a watch, as long as the server has not spoken since; "" when all is well."""
+        text, when = self._errors.get(kind, ("", 0.0))
+        return "" if self._informers[kind].last_contact > when else text
+
+    async def switch(self, mode: str) -> float:
+        """Have every node's proxy in another mode; the seconds it took. Raises LabError."""
+        if self._proxies is None:
+            raise LabError("the lab is only coming up; try again when it is up")
+        return await self._proxies.switch(mode)
+
+    # -- how far they are
+
+    def follows(self, view: View) -> bool:
+        """True when what the server's own View has for proxies has come here too."""
+        return all(
+            _versions(self.view, kind) == _versions(view, kind) for kind in (kinds.SERVICE, kinds.ENDPOINT_SLICE)
+        )
+
+    def settled(self) -> bool:
+        """True when the kernel of every node has what has come here."""
+        return self._proxies is not None and self._proxies.settled()
+
+    def standing(self) -> list[dict[str, Any]]:
+        """How each watch stands, for `glassnet status`: seconds since the server last spoke, lists and restarts so far, what broke it."""
+        now = time.monotonic()
+        return [
+            {
+                "resource": kind.resource,
+                "synced": informer.synced.is_set(),
+                "silent_s": round(now - informer.last_contact, 1),
+                "relists": informer.relists,
+                "restarts": informer.restarts,
+                "error": self._error(kind),
+            }
+            for kind, informer in self._informers.items()
+        ]
+
+
+def _versions(view: View, kind: Kind) -> dict[Key, str]:
+    """Which objects of a kind concern proxies, each with its resourceVersion."""
+    return {
+        Key(obj.metadata.namespace, obj.metadata.name): obj.metadata.resource_version
+        for obj in view.all(kind)
+        if _concerns(kind, obj)
+    }
+
+
+def _concerns(kind: Kind, obj: Any) -> bool:
+    """What `agent.proxy_watches` asks the server for, told of an object that is at hand."""
+    if PROXY_NAME in obj.metadata.labels:
+        return False
+    return obj.spec.cluster_ip != "None" if kind is kinds.SERVICE else HEADLESS not in obj.metadata.labels
