@@ -20,16 +20,15 @@ from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detector
 from glassnet.agent.proxy_metrics import ProxyMetrics
 from glassnet.agent.proxy_observers import Observers
 from glassnet.agent.proxy_servers import HealthCheckNodePorts, Listening, health_handler, metrics_handler
-from glassnet.agent.proxy_watches import service_informers
-from glassnet.client.informer import Informer
+from glassnet.agent.proxy_watches import watch_services
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
+from glassnet.client.watches import Watches
 from glassnet.kernel.addresses import Addresses
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.host import HostMachine
 from glassnet.kube import kinds
 from glassnet.kube.change import Record
-from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Event, Key, View
 from glassnet.net import address
 from glassnet.net.errors import GlassnetError, KernelError, UsageError
@@ -91,15 +90,15 @@ class NodeProxy:
         own_settings(self.config, machine)
         events = EventRecorder(Writer(api, _now))
         self._start(events.run())
-        informers = service_informers(api, self.view, self._watch_failed, self.node)
-        for informer in informers.values():
-            self._start(informer.run())
+        watches = Watches(api, self.view)
+        watch_services(watches, self.node)
+        self._start(watches.run())
         mode, period = self.config.mode or "iptables", seconds(self.config.backend.sync_period)
         health = ProxyHealth(families(), period, time.time())
         counters = Counters(machine.netns)
         metrics = ProxyMetrics(time.time(), counters.packets if mode == "iptables" else None)
         await self._serve(machine, health, metrics, mode)
-        await self._synced(informers)
+        await self._synced(watches)
         gc.collect()
         gc.freeze()  # what the caches hold now lives long: to walk it again and again would be the longest pause there is
         settings = await self._settings(mode)
@@ -127,17 +126,12 @@ class NodeProxy:
 
     # -- the API
 
-    def _watch_failed(self, kind: Kind, error: GlassnetError) -> None:
-        if kind is not kinds.SERVICE_CIDR:  # older servers have none
-            log.warning("watch of %s: %s; rules stay as they are", kind.resource, error)
-
-    async def _synced(self, informers: dict[Kind, Informer]) -> None:
+    async def _synced(self, watches: Watches) -> None:
         """Nothing is written before Services and EndpointSlices are known whole."""
         log.info("waiting for the first complete lists of %s", self._access.servers[0])
-        waits = [informers[kind].synced.wait() for kind in (kinds.SERVICE, kinds.ENDPOINT_SLICE)]
-        await self._or_stop(asyncio.gather(*waits))
+        await self._or_stop(watches.synced(kinds.SERVICE, kinds.ENDPOINT_SLICE))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(informers[kinds.NODE].synced.wait(), NODE_WAIT)
+            await asyncio.wait_for(watches.synced(kinds.NODE), NODE_WAIT)
         if Key("", self.node) not in self.view.nodes:
             log.warning(
                 "there is no Node %r; zones, primary node port addresses and local endpoints need it", self.node

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from glassnet.client.informer import Informer
-from glassnet.client.rest import RestApi
-from glassnet.kube import kinds, narrow
+from glassnet.client.watches import Watches
+from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
-from glassnet.kube.view import View
-from glassnet.net.errors import GlassnetError
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 
 WATCHED = (kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.NODE, kinds.SERVICE_CIDR)
@@ -28,24 +23,8 @@ def selection(kind: Kind, node: str = "") -> tuple[str, str]:
     return "", ""
 
 
-def service_informers(
-    api: RestApi, view: View, on_error: Callable[[Kind, GlassnetError], None], node: str = ""
-) -> dict[Kind, Informer]:
-    """An informer for each kind of WATCHED, not running yet. They keep only the fields that proxies look at.
-
-    `node` is the one Node object to watch; all of them without. `on_error` hears why a watch has to be begun anew.
-    """
-
-    def informer(kind: Kind) -> Informer:
+def watch_services(watches: Watches, node: str = "") -> None:
+    """Watch each kind of WATCHED, and keep only the fields that proxies look at. `node` is the one Node to watch; all of them without."""
+    for kind in WATCHED:
         labels, fields = selection(kind, node)
-        return Informer(
-            api,
-            kind,
-            view,
-            label_selector=labels,
-            field_selector=fields,
-            decode=narrow.decode,
-            on_error=lambda error: on_error(kind, error),
-        )
-
-    return {kind: informer(kind) for kind in WATCHED}
+        watches.add(kind, label_selector=labels, field_selector=fields)

@@ -6,7 +6,6 @@ What a node's agent reads for itself is read once here for all nodes: one set of
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
@@ -15,18 +14,18 @@ from typing import Any
 from glassnet.agent.changes import Writer
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.proxy import ProxySettings
-from glassnet.agent.proxy_watches import service_informers
+from glassnet.agent.proxy_watches import watch_services
 from glassnet.agent.routes import RouteLoop
 from glassnet.client.rest import RestApi
+from glassnet.client.watches import Watches
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key, View
 from glassnet.lab.proxies import Proxies
-from glassnet.net.errors import GlassnetError, LabError
+from glassnet.net.errors import LabError
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 
-log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds until the first complete lists must be there
 ROUTER_LINK = "eth0"
 
@@ -47,36 +46,24 @@ class Agents:
         self._workers, self._router, self._settings, self._run = workers, router, settings, run
         self.view = View()
         self._events = EventRecorder(Writer(api, now))
-        self._errors: dict[Kind, tuple[str, float]] = {}
-        self._informers = service_informers(api, self.view, self._failed)
+        self._watches = Watches(api, self.view)
+        watch_services(self._watches)
         self._proxies: Proxies | None = None
 
     async def start(self) -> None:
         """Read; proxies and routes start once all there is to know is known. Raises LabError when the API server does not give its lists."""
-        for informer in self._informers.values():
-            self._run(informer.run())
+        self._run(self._watches.run())
         try:
-            async with asyncio.timeout(PATIENCE):
-                for informer in self._informers.values():
-                    await informer.synced.wait()
+            await asyncio.wait_for(self._watches.synced(), PATIENCE)
         except TimeoutError:
-            why = "; ".join(f"{kind.resource}: {error}" for kind in self._informers if (error := self._error(kind)))
-            why = why or "it does not answer"
+            missing = [watch for watch in self._watches.standing() if not watch.synced]
+            why = "; ".join(f"{watch.kind.resource}: {watch.error or 'no answer'}" for watch in missing)
             raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
         self._run(self._events.run())
         self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
         self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
         await self._proxies.start()
         self._run(self._proxies.run())
-
-    def _failed(self, kind: Kind, error: GlassnetError) -> None:
-        self._errors[kind] = str(error), time.monotonic()
-        log.warning("watch of %s: %s; rules and routes stay as they are", kind.resource, error)
-
-    def _error(self, kind: Kind) -> str:
-        """What broke a watch, as long as the server has not spoken since; "" when all is well."""
-        text, when = self._errors.get(kind, ("", 0.0))
-        return "" if self._informers[kind].last_contact > when else text
 
     async def switch(self, mode: str) -> float:
         """Have every node's proxy in another mode; the seconds it took. Raises LabError."""
@@ -97,18 +84,18 @@ class Agents:
         return self._proxies is not None and self._proxies.settled()
 
     def standing(self) -> list[dict[str, Any]]:
-        """How each watch stands, for `glassnet status`: seconds since the server last spoke, lists and restarts so far, what broke it."""
+        """How each watch stands, for `glassnet status`: seconds since the server last spoke, lists and restarts so far, what is wrong."""
         now = time.monotonic()
         return [
             {
-                "resource": kind.resource,
-                "synced": informer.synced.is_set(),
-                "silent_s": round(now - informer.last_contact, 1),
-                "relists": informer.relists,
-                "restarts": informer.restarts,
-                "error": self._error(kind),
+                "resource": watch.kind.resource,
+                "synced": watch.synced,
+                "silent_s": round(now - watch.last_contact, 1),
+                "relists": watch.relists,
+                "restarts": watch.restarts,
+                "error": watch.error,
             }
-            for kind, informer in self._informers.items()
+            for watch in self._watches.standing()
         ]
 
 
