@@ -6,68 +6,30 @@ Source: Kubernetes documentation, "Organizing Cluster Access Using kubeconfig Fi
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import json
 import os
-import ssl
-import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from glassnet.client.access import Access
+from glassnet.client.plugin import Plugin
+from glassnet.client.tls import Pem, Tls
 from glassnet.net.errors import ParseError, UsageError
 
+__all__ = ["SERVICE_ACCOUNT", "Access", "in_cluster", "load"]
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_TOKEN_AGE = 60.0  # seconds after which a token's file is read again
-_EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+_EXTENSION = "client.authentication.k8s.io/exec"
 
 
-@dataclass(slots=True)
-class Access:
-    """How to reach one cluster. `servers` are tried in order; `authorization` gives the header's value, "" for none."""
+def load(path: str = "", context: str = "", server: str = "", servers: Sequence[str] = ()) -> Access:
+    """Read kubeconfig files: `path`, else $KUBECONFIG (several, with colons), else ~/.kube/config.
 
-    servers: tuple[str, ...]
-    tls: ssl.SSLContext | None
-    proxy: str = ""
-    server_name: str = ""
-    token: str = ""
-    token_file: str = ""
-    basic: str = ""
-    command: Mapping[str, Any] | None = None
-    source: str = ""
-    _read_at: float = field(default=-1e9)
-    _kept: str = ""
-    _expires: float = 0.0
-
-    async def authorization(self, fresh: bool = False) -> str:
-        """The Authorization header. Token files are read anew each minute, exec plugins run when their credential ends or was refused (`fresh`).
-
-        Raises UsageError when the file cannot be read or the plugin fails.
-        """
-        if self.token_file:
-            if fresh or time.monotonic() - self._read_at > _TOKEN_AGE:
-                try:
-                    self._kept = Path(self.token_file).read_text().strip()
-                except OSError as error:
-                    raise UsageError(f"{self.source}: cannot read the token file: {error}") from None
-                self._read_at = time.monotonic()
-            return f"Bearer {self._kept}"
-        if self.command is not None:
-            if fresh or not self._kept or (self._expires and time.time() > self._expires - 10):
-                self._kept, self._expires = await _run_plugin(self.command, self.source)
-            return f"Bearer {self._kept}" if self._kept else ""
-        return f"Bearer {self.token}" if self.token else self.basic
-
-
-def load(path: str = "", context: str = "", server: str = "") -> Access:
-    """Read kubeconfig files: `path`, else $KUBECONFIG (several, with colons), else ~/.kube/config. `server` overrules the URL.
+    `server` overrules the URL; `servers` are further URLs of the same cluster, tried in order after it and verified alike.
 
     Raises ParseError or UsageError that names file and field.
     """
@@ -82,7 +44,10 @@ def load(path: str = "", context: str = "", server: str = "") -> Access:
         for kind, single in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
             for item in body.get(kind) or ():
                 if isinstance(item, dict) and item.get("name"):  # what comes first wins
-                    found[kind].setdefault(str(item["name"]), (item.get(single) or {}, file))
+                    inner = item.get(single) or {}
+                    if not isinstance(inner, dict):
+                        raise ParseError(f"{kind}[{item['name']}].{single} is no mapping", str(file))
+                    found[kind].setdefault(str(item["name"]), (inner, file))
     source = paths[0]
     if not current and len(found["contexts"]) == 1:
         current = next(iter(found["contexts"]))
@@ -94,18 +59,24 @@ def load(path: str = "", context: str = "", server: str = "") -> Access:
     user, user_file = (
         _pick(found["users"], chosen, "user", source, current) if chosen.get("user") else ({}, Path(source))
     )
-    return _access(cluster, cluster_file, user, user_file, server)
+    return _access(cluster, cluster_file, user, user_file, (server or str(cluster.get("server") or ""), *servers))
 
 
-def in_cluster(place: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] | None = None) -> Access:
-    """The service account of the pod we run in. Raises UsageError when we run in none."""
+def in_cluster(
+    place: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] | None = None, servers: Sequence[str] = ()
+) -> Access:
+    """The service account of the pod we run in: its token and CA bundle are read anew as the kubelet renews them. `servers` as in `load`.
+
+    Raises UsageError when we run in no pod.
+    """
     words = os.environ if environment is None else environment
     host, port = words.get("KUBERNETES_SERVICE_HOST", ""), words.get("KUBERNETES_SERVICE_PORT", "443")
     if not host or not (place / "token").exists():
         raise UsageError("no kubeconfig is given and this is no pod with a service account; use --kubeconfig FILE")
     address = f"[{host}]" if ":" in host else host
-    tls = _trust(str(place / "ca.crt"), "", False, str(place / "ca.crt"))
-    return Access((f"https://{address}:{port}",), tls, token_file=str(place / "token"), source=str(place))
+    tls = Tls(str(place), Pem(str(place / "ca.crt")))
+    urls = _urls((f"https://{address}:{port}", *servers), "service account")
+    return Access(urls, tls, token_file=str(place / "token"), source=str(place))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -131,36 +102,108 @@ def _pick(
 
 
 def _access(
-    cluster: Mapping[str, Any], cluster_file: Path, user: Mapping[str, Any], user_file: Path, server: str
+    cluster: Mapping[str, Any],
+    cluster_file: Path,
+    user: Mapping[str, Any],
+    user_file: Path,
+    servers: tuple[str, ...],
 ) -> Access:
-    url = server or str(cluster.get("server") or "")
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{cluster_file}: clusters[].cluster.server {url!r} is no http or https URL")
-    insecure = bool(cluster.get("insecure-skip-tls-verify"))
+    urls = _urls(servers, f"{cluster_file}: clusters[].cluster.server")
     tls = None
-    if url.startswith("https://"):
-        ca = _path(cluster.get("certificate-authority"), cluster_file)
-        data = _decoded(cluster, "certificate-authority-data", cluster_file)
-        tls = _trust(ca, data, insecure, str(cluster_file))
-        _identify(tls, user, user_file)
+    if urls[0].startswith("https://"):
+        tls = Tls(
+            str(cluster_file) if cluster_file == user_file else f"{cluster_file}, {user_file}",
+            _pem(cluster, "certificate-authority", cluster_file),
+            _pem(user, "client-certificate", user_file),
+            _pem(user, "client-key", user_file),
+            bool(cluster.get("insecure-skip-tls-verify")),
+        )
+        if tls.insecure and tls.authority:
+            raise UsageError(f"{cluster_file}: insecure-skip-tls-verify and a certificate-authority exclude each other; take the first away")  # fmt: skip
+    if user.get("auth-provider"):
+        raise UsageError(f"{user_file}: users[].user.auth-provider is no more; use the provider's exec plugin")
     basic = ""
     if user.get("username"):
         words = f"{user['username']}:{user.get('password', '')}"
         basic = f"Basic {base64.b64encode(words.encode()).decode()}"
     command = user.get("exec")
-    if command is not None and command.get("apiVersion") not in _EXEC_VERSIONS:
-        raise UsageError(f"{user_file}: exec.apiVersion {command.get('apiVersion')!r} is not among {', '.join(_EXEC_VERSIONS)}")  # fmt: skip
+    plugin = None
+    if command is not None:
+        if not isinstance(command, dict):
+            raise UsageError(f"{user_file}: users[].user.exec is no mapping")
+        told = _cluster_info(cluster, cluster_file, urls[0]) if command.get("provideClusterInfo") else None
+        plugin = Plugin(command, str(user_file), told)
     return Access(
-        (url.rstrip("/"),),
+        urls,
         tls,
-        proxy=str(cluster.get("proxy-url") or ""),
+        proxy=_proxy(str(cluster.get("proxy-url") or ""), f"{cluster_file}: clusters[].cluster.proxy-url"),
         server_name=str(cluster.get("tls-server-name") or ""),
-        token=str(user.get("token") or ""),
+        token=str(user.get("token") or "").strip(),
         token_file=_path(user.get("tokenFile"), user_file),
         basic=basic,
-        command=command,
+        plugin=plugin,
         source=str(user_file),
+        impersonate=_impersonation(user),
     )
+
+
+def _urls(servers: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """The servers' URLs without a slash at the end, each once. Raises UsageError."""
+    found = dict.fromkeys(url.rstrip("/") for url in servers)
+    for url in found:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{source} {url!r} is no http or https URL")
+        if parts.username or parts.password:
+            raise UsageError(f"{source}: a URL with a user in it is not taken; put user or token into users[].user")
+    if len({urlsplit(url).scheme for url in found}) > 1:
+        raise UsageError(f"{source}: servers {', '.join(found)}: all must be https, or none")
+    return tuple(found)
+
+
+def _proxy(url: str, source: str) -> str:
+    """A proxy's URL that we can use. Raises UsageError that names what is not supported."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise UsageError(f"{source}: a {parts.scheme or 'nameless'} proxy is not supported, only http://HOST:PORT (which tunnels https by CONNECT); run one beside, or reach the server without")  # fmt: skip
+    return url
+
+
+def _cluster_info(cluster: Mapping[str, Any], file: Path, server: str) -> dict[str, Any]:
+    """What a plugin is told of the cluster: client.authentication.k8s.io/v1, Cluster."""
+    info: dict[str, Any] = {"server": server}
+    for name in ("tls-server-name", "insecure-skip-tls-verify", "proxy-url", "disable-compression"):
+        if cluster.get(name):
+            info[name] = cluster[name]
+    try:
+        authority = _pem(cluster, "certificate-authority", file).read()
+    except (OSError, ValueError):
+        authority = ""  # who reads it for TLS says what is wrong
+    if authority:
+        info["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    for extension in cluster.get("extensions") or ():
+        if isinstance(extension, dict) and extension.get("name") == _EXTENSION:
+            info["config"] = extension.get("extension")
+    return info
+
+
+def _impersonation(user: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Headers for the fields by which a user acts as another (Kubernetes documentation, "User impersonation")."""
+    if not user.get("as"):
+        return ()
+    headers = [("Impersonate-User", str(user["as"]))]
+    if user.get("as-uid"):
+        headers.append(("Impersonate-Uid", str(user["as-uid"])))
+    headers += [("Impersonate-Group", str(group)) for group in user.get("as-groups") or ()]
+    for name, values in (user.get("as-user-extra") or {}).items():
+        headers += [(f"Impersonate-Extra-{name}", str(value)) for value in values]
+    return tuple(headers)
+
+
+def _pem(body: Mapping[str, Any], name: str, file: Path) -> Pem:
+    return Pem(_path(body.get(name), file), _decoded(body, f"{name}-data", file))
 
 
 def _path(value: Any, file: Path) -> str:
@@ -176,56 +219,3 @@ def _decoded(body: Mapping[str, Any], name: str, file: Path) -> str:
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, ValueError):
         raise UsageError(f"{file}: {name} is not base64 of a PEM text") from None
-
-
-def _trust(ca: str, data: str, insecure: bool, source: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca or None, cadata=data or None)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{source}: certificate authority {ca or 'data'}: {error}") from None
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _identify(context: ssl.SSLContext, user: Mapping[str, Any], file: Path) -> None:
-    """Load the client's certificate; what is data goes through a file that only we can read, as ssl takes nothing else."""
-    certificate, key = _path(user.get("client-certificate"), file), _path(user.get("client-key"), file)
-    texts = [_decoded(user, name, file) for name in ("client-certificate-data", "client-key-data")]
-    try:
-        if all(texts):
-            with tempfile.NamedTemporaryFile("w", suffix=".pem") as whole:
-                whole.write("\n".join(texts))
-                whole.flush()
-                context.load_cert_chain(whole.name)
-        elif certificate and key:
-            context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{file}: client certificate: {error}") from None
-
-
-async def _run_plugin(command: Mapping[str, Any], source: str) -> tuple[str, float]:
-    """Token of an exec credential plugin, and when it ends (seconds since 1970; 0: never)."""
-    words = [str(command.get("command") or ""), *(str(word) for word in command.get("args") or ())]
-    info = {"apiVersion": command["apiVersion"], "kind": "ExecCredential", "spec": {"interactive": False}}
-    environment = {**os.environ, **{each["name"]: each["value"] for each in command.get("env") or ()}}
-    environment["KUBERNETES_EXEC_INFO"] = json.dumps(info)
-    if "/" in words[0] and not os.path.isabs(words[0]):
-        words[0] = str(Path(source).parent / words[0])
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL, env=environment)  # fmt: skip
-        output, errors = await asyncio.wait_for(process.communicate(), 30)
-    except (OSError, TimeoutError) as error:
-        hint = command.get("installHint") or ""
-        raise UsageError(f"{source}: credential plugin {words[0]!r}: {error or 'no answer in 30 s'} {hint}".strip()) from None  # fmt: skip
-    if process.returncode:
-        raise UsageError(f"{source}: credential plugin {words[0]!r}: exit status {process.returncode}: {errors.decode()[:300].strip()}")  # fmt: skip
-    try:
-        status = json.loads(output)["status"]
-        ends = status.get("expirationTimestamp")
-        expires = datetime.fromisoformat(ends.replace("Z", "+00:00")).timestamp() if ends else 0.0
-        return str(status.get("token") or ""), expires
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{source}: credential plugin {words[0]!r} printed no ExecCredential with a status") from None

@@ -17,7 +17,7 @@ from aiohttp import web
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store
-from glassnet.client import informer as informers
+from glassnet.client.belief import Patience
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi, Unreachable
@@ -26,12 +26,6 @@ from glassnet.kube.view import Key, View
 from glassnet.net.errors import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(informers, "_FIRST", 0.01)
-    monkeypatch.setattr(informers, "_LONGEST", 0.05)
 
 
 def free_port() -> int:
@@ -68,7 +62,12 @@ def app_with(handler: Handler) -> web.Application:
 @asynccontextmanager
 async def following(*ports: int, silence: float = 5.0) -> AsyncIterator[tuple[View, Informer]]:
     api, view = RestApi(Access(tuple(f"http://127.0.0.1:{port}" for port in ports), None)), View()
-    informer = Informer(api, kinds.CONFIG_MAP, view, silence=silence)
+    informer = Informer(
+        api,
+        kinds.CONFIG_MAP,
+        view,
+        patience=Patience(0.01, 0.05, silence=silence),
+    )
     task = asyncio.create_task(informer.run())
     try:
         yield view, informer
@@ -232,4 +231,32 @@ async def test_every_verb_against_the_embedded_server() -> None:
         await api.delete(kinds.CONFIG_MAP, "default", "x", uid=made["metadata"]["uid"])
         with pytest.raises(ApiError, match="not found"):
             await api.get(kinds.CONFIG_MAP, "default", "x")
+        await api.close()
+
+
+@pytest.mark.parametrize("status", [400, 504])
+async def test_a_server_that_can_make_nothing_of_where_we_were_is_listed_anew(status: int) -> None:
+    port, asked = free_port(), list[str]()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "sendInitialEvents" in request.query:
+            return web.json_response({"kind": "Status", "code": 422}, status=422)
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [config_map("new" if asked else "old", "2")]})  # fmt: skip
+        asked.append(request.query["resourceVersion"])
+        if len(asked) == 1:
+            return web.Response(text=json.dumps({"type": "ADDED", "object": config_map("w", "9")}) + "\n")
+        if asked[-1] == "9":
+            causes = [{"reason": "ResourceVersionTooLarge"}]
+            return web.json_response({"kind": "Status", "code": status, "details": {"causes": causes}}, status=status)
+        return await silent(request)
+
+    api, view = RestApi(Access((f"http://127.0.0.1:{port}",), None)), View()
+    informer = Informer(api, kinds.CONFIG_MAP, view, patience=Patience(0.01, 0.05, again=0.02, older=0.1, shrunk=0.1, lost=0.2))  # fmt: skip
+    async with served(app_with(handler), port):
+        task = asyncio.create_task(informer.run())
+        await until(lambda: names(view) == {"new"})
+        assert asked[0] == "3"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         await api.close()

@@ -51,8 +51,8 @@ async def test_certificates_come_as_files_beside_the_kubeconfig_or_as_data(tmp_p
         access = kubeconfig.load(path)
         assert access.servers == ("https://127.0.0.1:6443",)
         assert access.tls is not None
-        assert access.tls.verify_mode == ssl.CERT_REQUIRED
-        assert access.tls.get_ca_certs()
+        assert access.tls.context().verify_mode == ssl.CERT_REQUIRED
+        assert access.tls.context().get_ca_certs()
         assert await access.authorization() == ""
 
 
@@ -65,7 +65,9 @@ async def test_tokens_and_passwords(tmp_path: Path) -> None:
     assert await access.authorization() == "Bearer one"
     (tmp_path / "token").write_text("two")
     assert await access.authorization() == "Bearer one"
-    assert await access.authorization(fresh=True) == "Bearer two"
+    assert await access.renew()
+    assert await access.authorization() == "Bearer two"
+    assert not await access.renew()
 
 
 async def test_a_credential_plugin_is_asked_once_and_again_when_it_was_refused(tmp_path: Path) -> None:
@@ -80,10 +82,11 @@ async def test_a_credential_plugin_is_asked_once_and_again_when_it_was_refused(t
     }  # fmt: skip
     access = kubeconfig.load(write(tmp_path, user={"exec": command}))
     assert [await access.authorization(), await access.authorization()] == ["Bearer t1", "Bearer t1"]
-    assert await access.authorization(fresh=True) == "Bearer t2"
+    assert await access.renew(access.proof)
+    assert await access.authorization() == "Bearer t2"
     plugin.write_text("#!/bin/sh\necho no >&2\nexit 3\n")
     with pytest.raises(UsageError, match=r"plugin.*exit status 3: no"):
-        await access.authorization(fresh=True)
+        await access.renew(access.proof)
 
 
 def test_of_several_files_the_first_word_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
