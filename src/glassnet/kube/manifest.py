@@ -39,7 +39,7 @@ class Manifest:
             if child is None:
                 break
             node = child
-        return int(node.start_mark.line) + 1
+        return int(node.start_mark.line) + 1 if node.start_mark else 0
 
     def error(self, message: str, path: str = "") -> ParseError:
         """A ParseError at the place of `path`, naming the object."""
@@ -47,13 +47,31 @@ class Manifest:
         return ParseError(f"{kind}/{name}: {message}" if name else f"{kind}: {message}", self.source, self.line(path))
 
 
+def document(text: str, source: str) -> Manifest:
+    """A file that is one mapping and no API object, such as a configuration; an empty one has nothing in it. Raises ParseError as `parse` does."""
+    nodes = _composed(text, source)
+    if not nodes or (isinstance(nodes[0], yaml.ScalarNode) and nodes[0].value == ""):
+        return Manifest({}, source, yaml.MappingNode("tag:yaml.org,2002:map", []))
+    if len(nodes) > 1 or not isinstance(nodes[0], yaml.MappingNode):
+        raise ParseError("want one mapping of fields to values", source, nodes[-1].start_mark.line + 1)
+    _refuse_duplicates(nodes[0], source)
+    return Manifest(_Loader("").construct_document(nodes[0]), source, nodes[0])
+
+
 def parse(text: str, source: str, named: bool = True) -> list[Manifest]:
     """Parse one file of manifests; `List` objects are taken apart, empty documents skipped; `named` asks for metadata.name.
 
     Raises ParseError with file, line and column for broken YAML, a duplicate key, or a document that is no API object.
     """
+    out: list[Manifest] = []
+    for node in _composed(text, source):
+        out += _objects(node, source, named)
+    return out
+
+
+def _composed(text: str, source: str) -> list[Any]:
     try:
-        nodes = [node for node in yaml.compose_all(text, _Loader) if node is not None]
+        return [node for node in yaml.compose_all(text, _Loader) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ParseError(
@@ -61,10 +79,6 @@ def parse(text: str, source: str, named: bool = True) -> list[Manifest]:
         ) from None
     except yaml.YAMLError as error:
         raise ParseError(str(error).replace("\n", " "), source) from None
-    out: list[Manifest] = []
-    for node in nodes:
-        out += _objects(node, source, named)
-    return out
 
 
 def _objects(node: Any, source: str, named: bool) -> Iterable[Manifest]:
