@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from glassnet.cni import ready, runtime
+from glassnet.cni.result import VERSIONS
 from glassnet.kube import manifest, sections
 from glassnet.kube.manifest import Manifest
 from glassnet.kube.sections import Fault, Section
@@ -270,7 +271,10 @@ def find_faults(config: AgentConfig) -> Iterator[Fault]:
         if word not in words:
             yield path, f"{path}: {word!r} is not among {', '.join(words)}"
     if routes.mtu and not _LEAST_MTU <= routes.mtu <= 65535:
-        yield "routes.mtu", f"routes.mtu: {routes.mtu} is neither 0 nor between {_LEAST_MTU} (the least IPv6 may have) and 65535"
+        yield (
+            "routes.mtu",
+            f"routes.mtu: {routes.mtu} is neither 0 nor between {_LEAST_MTU} (the least IPv6 may have) and 65535",
+        )
     if not 0 < routes.vxlan_id < _VXLAN_IDS:
         yield "routes.vxlanID", f"routes.vxlanID: {routes.vxlan_id} is not between 1 and {_VXLAN_IDS - 1}"
     if not 0 < routes.vxlan_port <= 65535:
@@ -362,7 +366,7 @@ def network_file(cni: CniPart, pod_cidrs: tuple[str, ...]) -> str:
         wish = ready.Wish(pod_cidrs=() if cni.conf in ("glassnet", "docker") else pod_cidrs)
         body = json.loads(next(iter(ready.files(cni.conf, wish).values())))
     else:
-        body = {"cniVersion": runtime.VERSIONS[-1], **cni.conf}
+        body = {"cniVersion": VERSIONS[-1], **cni.conf}
     return json.dumps({**body, OWNER_KEY: OWNER}, indent=2) + "\n"
 
 
