@@ -10,7 +10,6 @@ import contextlib
 import gc
 import logging
 import signal
-import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -46,7 +45,6 @@ from glassnet.routes.model import RoutesSettings
 
 log = logging.getLogger(__name__)
 NODE_WAIT = 30.0  # seconds that the proxy waits for its own Node, without which it can do nearly everything
-_SAY_AGAIN = 300.0  # seconds until a watch that goes on failing in the same way is logged again
 
 
 class NodeAgent:
@@ -67,7 +65,7 @@ class NodeAgent:
         self._was_ready = dict.fromkeys(self._programmed(), False)
         self._tasks: list[asyncio.Task[Any]] = []
         self._listeners: list[Listening] = []
-        self._said: dict[Kind, tuple[str, float]] = {}
+        self._forbidden: set[Kind] = set()
         self._stop = asyncio.Event()
         self._reason = ""
 
@@ -168,21 +166,11 @@ class NodeAgent:
         self._watches.add(kinds.NODE, field_selector="" if whole else f"metadata.name={self.node}")
 
     def _watch_failed(self, kind: Kind, error: GlassnetError) -> None:
-        """Say it once, and again after a while; the data path stays as it is."""
-        text, now = str(error), time.monotonic()
-        before, when = self._said.get(kind, ("", 0.0))
-        if text == before and now - when < _SAY_AGAIN:
-            return
-        self._said[kind] = (text, now)
-        status = error.status if isinstance(error, ApiError) else 0
-        if kind is kinds.SERVICE_CIDR and status in (403, 404):
-            log.info("watch of %s: %s; not needed", kind.plural, text)
-        elif status == 403:
-            log.error(
-                "watch of %s is forbidden: %s; grant list and watch of it; the other kinds go on", kind.plural, text
-            )
-        else:
-            log.warning("watch of %s: %s; what is programmed stays as it is", kind.plural, text)
+        """Watches tell the log; what is forbidden is said on the Node too, once."""
+        if isinstance(error, ApiError) and error.status == 403 and kind not in self._forbidden:
+            self._forbidden.add(kind)
+            message = f"the agent may not list and watch {kind.resource}: {error}; the rest goes on without"
+            self._events(Record(about_node(self.node), "Warning", "WatchForbidden", message, "glassnet-agent"))
 
     def _on_event(self, event: Event) -> None:
         if event.kind is kinds.NODE and event.key.name == self.node:

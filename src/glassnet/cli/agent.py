@@ -87,14 +87,14 @@ def _access(config: AgentConfig) -> Access:
 
     from glassnet.client import kubeconfig
 
-    servers = tuple(url.rstrip("/") for url in config.servers)
+    urls = config.servers
     if config.kubeconfig:
-        access = kubeconfig.load(config.kubeconfig)
-    elif servers and all(url.startswith("http://") for url in servers):
-        return kubeconfig.Access(servers, None)
-    else:
-        access = kubeconfig.in_cluster()
-    return dataclasses.replace(access, servers=servers) if servers else access
+        return kubeconfig.load(config.kubeconfig, server=urls[0] if urls else "", servers=urls[1:])
+    if urls and all(url.startswith("http://") for url in urls):
+        return kubeconfig.Access(urls, None)
+    access = kubeconfig.in_cluster(servers=urls)
+    # the Service's own address needs a proxy to lead anywhere, and that may be us
+    return dataclasses.replace(access, servers=access.servers[1:]) if len(access.servers) > 1 else access
 
 
 def _cleanup(config: AgentConfig, keep_pods: bool) -> None:
