@@ -31,7 +31,7 @@ from glassnet.kernel.spawn import KernelProcess
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError
-from glassnet.netstack.ops import AddAddress, AddVeth, AddRoute, SetLink
+from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
 
 SOURCES = Path(glassnet.__file__).parent.parent
 NAME, ADDRESS, POD_CIDR, VIRTUAL = "worker-7", "192.0.2.1", "10.244.1.0/24", "10.96.0.77"
@@ -217,6 +217,15 @@ class AgentNode:
             assert self.process is None or not await self._over(), self.log.read_text()
             await asyncio.sleep(0.05)
         return found
+
+    def lists_since(self, number: int) -> Callable[[], Any]:
+        """Asks whether Services, EndpointSlices and Nodes have all been asked for since that many requests."""
+
+        async def asked() -> bool:
+            later = self.api.asked[number:]
+            return all(any(plural in path for path in later) for plural in ("services", "endpointslices", "nodes"))
+
+        return asked
 
     async def _over(self) -> bool:
         assert self.process is not None

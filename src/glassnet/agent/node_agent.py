@@ -189,7 +189,10 @@ class NodeAgent:
     async def _run_routes(self, routes: NodeRoutes) -> None:
         await self._watches.synced(kinds.NODE)
         self._tell_absence()
-        await routes.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(routes.run())
+            await routes.first_sync.wait()
+            self._tell_cni()
 
     async def _run_proxy(self, proxy: ProxyPart) -> None:
         await self._watches.synced(kinds.SERVICE, kinds.ENDPOINT_SLICE)

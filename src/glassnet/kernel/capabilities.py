@@ -44,7 +44,9 @@ def keep(names: Iterable[str]) -> frozenset[str]:
     mask = sum(1 << NAMES.index(name) for name in wanted)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = struct.pack("=Ii", _VERSION_3, 0)
-    data = struct.pack("=6I", low, low, low, high, high, high)
+    data = struct.pack(
+        "=6I", low, low, 0, high, high, 0
+    )  # effective, permitted, inheritable (root's programs need none)
     _check(_libc.capset(header, data), "capset")
     return before - wanted
 

@@ -129,7 +129,7 @@ def _node(node: Node) -> Node:
     """Without the labels, annotations and addresses nobody asks for: a Node of a cloud has kilobytes of them."""
     meta, spec = node.metadata, node.spec
     labels = {name: sys.intern(value) for name, value in meta.labels.items() if name in _NODE_LABELS}
-    own = Meta(meta.name, "", meta.uid, meta.resource_version, None, meta.deletion_timestamp, labels)
+    own = Meta(meta.name, "", meta.uid, meta.resource_version, meta.creation_timestamp, meta.deletion_timestamp, labels)
     cidrs = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
     addresses = tuple(each for each in node.status.addresses if each.type in _ADDRESSES)
     return Node(own, NodeSpec(cidrs[0] if cidrs else "", cidrs, _one(spec.taints)), NodeStatus(addresses))
