@@ -157,8 +157,8 @@ class AgentNode:
         outside.apply([SetLink("eth0", up=True), AddAddress("192.0.2.254/24", "eth0")])
         self.machine.netns.apply([AddRoute("default", gateway="192.0.2.254", dev="ens3")])
 
-    async def run(self, *argv: str) -> str:
-        return await self.node.run(*argv)
+    async def run(self, *argv: str, stdin: str = "") -> str:
+        return await self.node.run(*argv, stdin=stdin.encode())
 
     async def sh(self, line: str) -> str:
         return await self.run("sh", "-c", line)

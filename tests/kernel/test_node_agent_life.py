@@ -167,6 +167,16 @@ async def test_the_log_is_lines_of_json(site: AgentNode) -> None:
 
 # -- cleanup
 
+BUILT_IN = "".join(
+    f"*{table}\n{''.join(f':{chain} ACCEPT [0:0]' + chr(10) for chain in chains)}COMMIT\n"
+    for table, chains in (
+        ("nat", ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")),
+        ("filter", ("INPUT", "FORWARD", "OUTPUT")),
+        ("mangle", ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")),
+        ("raw", ("PREROUTING", "OUTPUT")),
+    )
+)
+
 
 async def as_it_is(site: AgentNode) -> dict[str, str]:
     """All that an agent could change of a node, but for counters."""
@@ -175,7 +185,7 @@ async def as_it_is(site: AgentNode) -> dict[str, str]:
         "routes": await site.sh("ip route; ip -6 route | grep -v '^fe80'; ip neigh show proxy"),
         "nft": await site.sh("nft -s list ruleset"),
         "iptables": await site.sh("iptables-save | grep -v '^#' | sed 's/\\[.*//'; ip6tables-save | grep -v '^#' | sed 's/\\[.*//'"),
-        "files": await site.sh("find /srv/bin /srv/net.d /run/glassnet /var/lib/cni /etc/cni /opt/cni 2>/dev/null | sort; true"),
+        "files": await site.sh("find /srv/bin /srv/net.d /run/glassnet /var/lib/cni /etc/cni /opt/cni ! -type d 2>/dev/null | sort; true"),
     }  # fmt: skip
 
 
@@ -189,10 +199,9 @@ async def test_cleanup_leaves_the_node_as_it_was(site: AgentNode, mode: str) -> 
         "iptables -t nat -A POSTROUTING -s 172.16.0.0/12 -j MASQUERADE; ip6tables -A INPUT -s fc00::1 -j DROP"
     )
     await site.sh("nft add table inet others; nft add chain inet others c; ip route add 172.31.0.0/16 via 192.0.2.200 proto static")  # fmt: skip
-    # tables of iptables that a proxy makes stay, empty, as they do with kube-proxy: they are there from the beginning
-    await site.sh(
-        "for t in nat filter mangle raw; do iptables -t $t -S >/dev/null; ip6tables -t $t -S >/dev/null; done"
-    )
+    # tables and built-in chains of iptables, which everybody shares, stay when they are empty: they are there from the beginning
+    for tool in ("iptables-restore", "ip6tables-restore"):
+        await site.run(tool, "-n", stdin=BUILT_IN)
     before = await as_it_is(site)
     await site.start()
     await site.ready()

@@ -107,9 +107,10 @@ def _sweep_cni(machine: HostMachine, config: AgentConfig) -> list[str]:
             path.unlink()
         except OSError as error:
             faults.append(f"{path}: {error.strerror}")
-    for place in (kept.PLACE, os.path.dirname(kept.PLACE)):
-        with contextlib.suppress(OSError):
-            os.rmdir(place)
+    with contextlib.suppress(OSError):
+        os.rmdir(kept.PLACE)
+        os.unlink(f"{kept.PLACE}.lock")
+        os.rmdir(os.path.dirname(kept.PLACE))
     return faults
 
 
@@ -132,9 +133,8 @@ def _remove_leases(network: str) -> None:
     for name in names:
         if name == host_local.LOCK or name.startswith(host_local.LAST):
             (place / name).unlink()
-    for directory in (place, place.parent, Path(runtime.RESULTS), place.parent.parent):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 def _our_files(config: AgentConfig) -> Iterator[Path]:
