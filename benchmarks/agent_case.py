@@ -126,9 +126,15 @@ class Kernel:
                 return time.perf_counter()
         raise SystemExit("the route did not come to the kernel")
 
+    def close(self) -> None:
+        """Close the sockets."""
+        self.rules.close()
+        self.routes.close()
+
     def drain(self) -> None:
         """Forget what was told until now."""
-        self.rules.read()
+        while self.rules.read() != []:
+            pass
         try:
             while True:
                 self.routes.recv(1 << 16)
@@ -161,7 +167,7 @@ def start_agent(place: str) -> tuple[subprocess.Popen[bytes], float]:
     config = {
         "nodeName": "node-0", "kubeconfig": f"{place}/kubeconfig", "clusterCIDRs": ["10.128.0.0/9"],
         "cni": {"confDir": ""}, "routes": {"mode": "auto"},
-        "proxy": {"config": {"mode": "nftables", "conntrack": {"maxPerCore": 0}, "oomScoreAdj": None}},
+        "proxy": {"config": {"mode": "nftables", "conntrack": {"maxPerCore": 0}, "oomScoreAdj": 0}},
     }  # fmt: skip
     Path(f"{place}/agent.yaml").write_text(json.dumps(config))
     begun = time.perf_counter()
@@ -204,7 +210,7 @@ async def measure(place: str, sizes: tuple[int, int], asked: Any) -> dict[str, A
     try:
         first = kernel.wait_rules(b"", 120) - begun
         deadline = time.perf_counter() + 120
-        while (there := programmed()) != (sizes[1], sizes[0] - 1) and time.perf_counter() < deadline:
+        while (there := programmed()) != (sizes[1], sizes[0] - 1) and time.perf_counter() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         whole = time.perf_counter() - begun
         if there[0] < sizes[1] or there[1] < sizes[0] - 1:
@@ -213,6 +219,8 @@ async def measure(place: str, sizes: tuple[int, int], asked: Any) -> dict[str, A
         requests, used = asked.value, spent(process.pid)
         await asyncio.sleep(IDLE)
         idle, requests = (spent(process.pid) - used) / IDLE, asked.value - requests
+        kernel.close()  # full of the first sync: what comes now has a socket of its own
+        kernel = Kernel()
         api = RestApi(kubeconfig.load(f"{place}/kubeconfig"))
         endpoints, routes = await changes(api, kernel, *sizes)
         await api.close()

@@ -135,7 +135,7 @@ class AgentNode:
         self.config: dict[str, Any] = {
             "nodeName": NAME, "kubeconfig": "/srv/kubeconfig", "clusterCIDRs": ["10.244.0.0/16"],
             "cni": {"install": True, "binDir": "/srv/bin", "confDir": "/srv/net.d"},
-            "proxy": {"config": {"mode": "nftables", "conntrack": {"maxPerCore": 0}, "oomScoreAdj": None}},
+            "proxy": {"config": {"mode": "nftables", "conntrack": {"maxPerCore": 0}, "oomScoreAdj": 0}},
         }  # fmt: skip
 
     def path(self, path: str) -> Path:

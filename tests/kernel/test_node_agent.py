@@ -164,3 +164,17 @@ async def test_a_kind_that_is_forbidden_is_named_and_the_rest_goes_on(site: Agen
         return [one["reason"] for one in await site.api.objects.list(kinds.EVENT)]
 
     assert "WatchForbidden" in await site.until(told, lambda found: "WatchForbidden" in found)
+
+
+async def test_detection_by_the_nodes_range_waits_for_it_and_ends_when_it_moves(tmp_path: Path) -> None:
+    async with agent_node(tmp_path, node=False) as site:
+        site.config["proxy"]["config"]["detectLocalMode"] = "NodeCIDR"
+        await site.api.node(cidr="")
+        await site.start()
+        await site.until(lambda: site.asked("readyz"), lambda found: '"routes":true' in found[1])
+        assert '"proxy":false' in (await site.asked("readyz"))[1]
+        await site.api.objects.patch(kinds.NODE, "", NAME, {"spec": {"podCIDR": POD_CIDR, "podCIDRs": [POD_CIDR]}})
+        await site.ready()
+        await site.api.objects.delete(kinds.NODE, "", NAME)
+        await site.api.node(cidr="10.244.7.0/24")
+        await site.says("ended: the node's pod CIDRs changed from 10.244.1.0/24 to 10.244.7.0/24")

@@ -292,6 +292,11 @@ def _address_faults(config: AgentConfig) -> Iterator[Fault]:
         if not url.startswith(("http://", "https://")):
             path = f"servers[{index}]"
             yield path, f"{path}: {url!r} is no http or https URL"
+        elif "@" in url.split("//")[1].split("/")[0]:
+            yield (
+                f"servers[{index}]",
+                f"servers[{index}]: a user in a URL is shown to everybody; credentials belong into the kubeconfig",
+            )
     for index, cidr in enumerate(config.cluster_cidrs):
         path = f"clusterCIDRs[{index}]"
         try:

@@ -118,6 +118,7 @@ class NodeAgent:
         self._start(self._watches.run())
         if self._routes is not None:
             self._start(self._run_routes(self._routes))
+            self._start(self._tell_cni_then(self._routes), essential=False)
         if self._proxy is not None:
             self._start(self._run_proxy(self._proxy))
         self._events(Record(about_node(self.node), "Normal", "Starting", "", "glassnet-agent"))
@@ -135,7 +136,10 @@ class NodeAgent:
     async def _until_end(self) -> None:
         await self._stop.wait()
         for task in self._tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            error = task.exception() if task.done() and not task.cancelled() else None
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            if error is not None:
                 raise error
 
     async def _close(self) -> None:
@@ -189,10 +193,11 @@ class NodeAgent:
     async def _run_routes(self, routes: NodeRoutes) -> None:
         await self._watches.synced(kinds.NODE)
         self._tell_absence()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(routes.run())
-            await routes.first_sync.wait()
-            self._tell_cni()
+        await routes.run()
+
+    async def _tell_cni_then(self, routes: NodeRoutes) -> None:
+        await routes.first_sync.wait()
+        self._tell_cni()
 
     async def _run_proxy(self, proxy: ProxyPart) -> None:
         await self._watches.synced(kinds.SERVICE, kinds.ENDPOINT_SLICE)
