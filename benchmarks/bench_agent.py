@@ -15,7 +15,7 @@ from rich.table import Table
 
 CASES = ((500, 1000), (5000, 10_000))
 COLUMNS = (
-    ("start to first commit, s", "first_s", 2), ("all rules and routes, s", "whole_s", 1), ("memory, MB", "memory_mb", 0), ("peak", "peak_mb", 0),
+    ("start to first commit, s", "first_s", 2), ("of it processor", "first_cpu_s", 2), ("all rules and routes, s", "whole_s", 1), ("memory, MB", "memory_mb", 0), ("peak", "peak_mb", 0),
     ("API write to kernel, ms: endpoint p50", "change_p50_ms", 1), ("p99", "change_p99_ms", 1), ("Node p50", "route_p50_ms", 1), ("p99", "route_p99_ms", 1),
     ("idle, % of a core", "idle_percent", 2), ("requests in 20 s", "idle_requests", 0),
 )  # fmt: skip

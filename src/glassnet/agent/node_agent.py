@@ -44,6 +44,7 @@ from glassnet.proxy.config import host_port
 from glassnet.routes.model import RoutesSettings
 
 log = logging.getLogger(__name__)
+TURN = 3.0  # seconds at most that routes leave the processor to the proxy's first sync
 NODE_WAIT = 30.0  # seconds that the proxy waits for its own Node, without which it can do nearly everything
 
 
@@ -60,6 +61,9 @@ class NodeAgent:
         self._proxy = self._make_proxy() if config.proxy.enabled else None
         self._routes = self._make_routes() if config.routes.enabled else None
         self._metrics = AgentMetrics(self._watches.standing, self._proxy.metrics if self._proxy else None)
+        if (routes := self._routes) is not None:  # counted when somebody asks
+            self._metrics.routes.set_function(lambda: routes.routes)
+            self._metrics.problems.set_function(lambda: len(routes.problems))
         self._cni = CniPart(config.cni, self._machine, self._metrics.call) if config.cni.enabled else None
         self.health = AgentHealth(self._watches.standing, self._cni, self._proxy, self._routes, self._programmed)
         self._was_ready = dict.fromkeys(self._programmed(), False)
@@ -90,6 +94,7 @@ class NodeAgent:
 
     async def run(self) -> str:
         """Run; the reason it ended for. Raises GlassnetError when another agent runs here, or something cannot be started."""
+        gc.set_threshold(100_000, 20, 50)  # the first lists make a million objects that all stay
         loop, lock = asyncio.get_running_loop(), NodeLock()
         lock.take(f"glassnet agent of {self.node}")
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -193,6 +198,9 @@ class NodeAgent:
     async def _run_routes(self, routes: NodeRoutes) -> None:
         await self._watches.synced(kinds.NODE)
         self._tell_absence()
+        if self._proxy is not None:  # one after the other: the first is there sooner, the second not later
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._proxy.first_sync.wait(), TURN)
         await routes.run()
 
     async def _tell_cni_then(self, routes: NodeRoutes) -> None:
@@ -234,9 +242,6 @@ class NodeAgent:
     def _tick(self) -> None:
         """Once a second: what nobody gives notice of."""
         self._tell_cni()  # the MTU may have changed
-        if self._routes is not None:
-            self._metrics.routes.set(self._routes.routes)
-            self._metrics.problems.set(len(self._routes.problems))
         done = self._programmed()
         if done != self._was_ready:
             for part, ready in done.items():

@@ -61,6 +61,8 @@ def own_settings(config: ProxyConfig, machine: Host) -> None:
     if config.oom_score_adj is not None:
         try:
             Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
+        except PermissionError:  # usual in a container; whoever started us may have set it
+            log.info("oomScoreAdj %d needs CAP_SYS_RESOURCE; it stays as it is", config.oom_score_adj)
         except OSError as error:
             log.warning("oomScoreAdj %d: %s", config.oom_score_adj, error.strerror)
 
