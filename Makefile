@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy bench-cni bench-trace fuzz-trace fuzz-parsers soak lock clean
+.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -31,6 +31,9 @@ bench-proxy: setup
 bench-cni:
 	@TESTS=1 scripts/setup.sh
 	@.venv/bin/python -m benchmarks cni
+
+bench-agent: setup
+	@.venv/bin/python -m benchmarks agent
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach

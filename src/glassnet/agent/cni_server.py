@@ -18,6 +18,8 @@ import json
 import os
 import socket
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from glassnet.agent.cni import Node
@@ -35,9 +37,15 @@ _SO_PEERCRED = struct.Struct("=iII")
 
 
 class CniServer:
-    """Answers plugin programs on one machine. `path` is the socket's on the machine."""
+    """Answers plugin programs on one machine. `path` is the socket's on the machine.
 
-    def __init__(self, node: Node, path: str = SOCKET) -> None:
+    `observe` hears of each call that was carried out: its command (ADD, …), whether it succeeded, and how long it took in seconds.
+    """
+
+    def __init__(
+        self, node: Node, path: str = SOCKET, observe: Callable[[str, bool, float], None] = lambda *call: None
+    ) -> None:
+        self._observe = observe
         self._node, self._path = node, node.node.root / path.lstrip("/")
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -101,6 +109,7 @@ class CniServer:
         if len(descriptors) < 2 or not _same_namespace(descriptors[1], self._node.node.netns.fd):
             return b"-"
         text, pod, absent = "", None, ""
+        command, begun, good = environment.get("CNI_COMMAND", ""), time.monotonic(), False
         try:
             text = await self._input(descriptors[0])
             if len(descriptors) > 2 and not (
@@ -110,10 +119,12 @@ class CniServer:
                 pod = KernelNetNs(name, os.dup(descriptors[2]), kept=True)
             steps = plugins.answer(plugin, environment, text, pod.fd if pod else -1, absent)
             answer = await self._node.run(steps, pod, environment)
+            good = True
         except Exception as error:
             told = error if isinstance(error, GlassnetError) else unexpected(error)
             return b"1" + json.dumps(body(told, written_version(text)), indent=4).encode() + b"\n"
         finally:
+            self._observe(command, good, time.monotonic() - begun)
             if pod is not None:
                 pod.close()
         return b"0" + (json.dumps(answer, indent=4).encode() + b"\n" if answer is not None else b"")

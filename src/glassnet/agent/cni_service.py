@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 from glassnet.agent.cni import Node
 from glassnet.agent.cni_facts import pod_cidrs, write_facts
 from glassnet.agent.cni_server import SOCKET, CniServer
+from glassnet.agent.service_manager import tell_systemd
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
@@ -115,14 +113,3 @@ class CniService:
             return
         self._written = facts
         log.info("pod CIDRs of Node %s: %s, written to %s", self._node, ", ".join(facts.pod_cidrs), NODE_FILE)
-
-
-def tell_systemd(state: str) -> None:
-    """Tell the service manager how things stand (sd_notify(3)); without one, nothing."""
-    place = os.environ.get("NOTIFY_SOCKET", "")
-    if place:
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
-        ):
-            sock.sendto(state.encode(), "\0" + place[1:] if place.startswith("@") else place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -114,20 +115,26 @@ def _error(code: int, message: str, details: str) -> bytes:
     return json.dumps(body(CniError(code, message, details))).encode() + b"\n"
 
 
-def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: str = os.uname().machine) -> list[str]:
+def install(
+    directory: Path,
+    force: bool = True,
+    socket: str = SOCKET,
+    machine: str = os.uname().machine,
+    names: Sequence[str] = tuple(PLUGINS),
+) -> list[str]:
     """Put the programs into a directory; their names. Ours are written anew, what else has their names only with `force`.
 
     Raises GlassnetError when one is in the way, before any is written, or the disk refuses.
     """
     if machine != cni_native.MACHINE and (fault := shebang_fault(sys.executable)):
         raise GlassnetError(fault)
-    foreign = foreign_programs(directory)
+    foreign = [name for name in foreign_programs(directory) if name in names]
     if foreign and not force:
         raise GlassnetError(
             f"{directory}: {', '.join(foreign)} {'are' if len(foreign) > 1 else 'is'} not glassnet's; "
             "use another directory, or --force to replace them"
         )
-    for name in PLUGINS:
+    for name in names:
         path, beside = directory / name, directory / f".{name}.new"
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -137,7 +144,7 @@ def install(directory: Path, force: bool = True, socket: str = SOCKET, machine: 
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise GlassnetError(f"{path}: {error.strerror}") from None
-    return list(PLUGINS)
+    return list(names)
 
 
 def shebang_fault(python: str) -> str:

@@ -7,7 +7,7 @@ import logging
 
 from glassnet.agent.changes import Writer
 from glassnet.kube.change import Record
-from glassnet.net.errors import ApiError
+from glassnet.net.errors import GlassnetError
 
 log = logging.getLogger(__name__)
 MOST = 1000  # records that may wait; more would only repeat what is wrong
@@ -31,5 +31,5 @@ class EventRecorder:
             record = await self._queue.get()
             try:
                 await self._writer.record(record)
-            except ApiError as error:
+            except GlassnetError as error:
                 log.warning("event %s of %s: %s", record.reason, record.regarding.get("name"), error)

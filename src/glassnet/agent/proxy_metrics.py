@@ -140,7 +140,12 @@ class ProxyMetrics:
         (self._healthz if path == "/healthz" else self._livez).labels(str(code)).inc()
 
     def render(self) -> tuple[bytes, str]:
-        """The text Prometheus reads, and its content type; without the times at which series were made, bounds spelled as Go does (1, not 1.0)."""
-        text = generate_latest(self.registry)
-        kept = [line for line in text.splitlines(keepends=True) if b"_created" not in line]
-        return _WHOLE.sub(rb'le="\1"', b"".join(kept)), CONTENT_TYPE
+        """The text Prometheus reads, and its content type."""
+        return render_registry(self.registry), CONTENT_TYPE
+
+
+def render_registry(registry: CollectorRegistry) -> bytes:
+    """The text Prometheus reads; without the times at which series were made, bounds spelled as Go does (1, not 1.0)."""
+    text = generate_latest(registry)
+    kept = [line for line in text.splitlines(keepends=True) if b"_created" not in line]
+    return _WHOLE.sub(rb'le="\1"', b"".join(kept))

@@ -39,6 +39,7 @@ class Observers:
         self._wanted: dict[Key, tuple[int, int]] = {}
         self._local: dict[str, dict[Key, tuple[int, int]]] = {family: {} for family in families}
         self._full = True
+        self.attempted = wall()  # when a sync last came to an end, good or bad
 
     def queued(self, event: Event, keys: Iterable[Key]) -> None:
         """An event that asks for a sync."""
@@ -69,7 +70,7 @@ class Observers:
 
     def synced(self, family: FamilyProxy, seconds: float) -> None:
         """A family's rules are in place."""
-        now = self._wall()
+        now = self.attempted = self._wall()
         if self.health:
             self.health.updated(family.name, now)
         if not self.metrics:
@@ -84,6 +85,7 @@ class Observers:
 
     def failed(self, family: str, mode: str) -> None:
         """A sync failed; the next one compares everything."""
+        self.attempted = self._wall()
         if self.metrics:
             self.metrics.failed(mode, family, self._full)
         self._full = True

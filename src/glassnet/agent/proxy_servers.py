@@ -7,16 +7,13 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from glassnet.kernel.api import NetNs
 from glassnet.net.errors import KernelError
 from glassnet.proxy.health import ProxyHealth, node_port_answer
-
-if TYPE_CHECKING:
-    from glassnet.agent.proxy_metrics import ProxyMetrics
 
 Handler = Callable[[web.BaseRequest], Any]
 Owner = tuple[str, str]  # namespace, name
@@ -69,7 +66,14 @@ def health_handler(health: ProxyHealth, counted: Callable[[str, int], None] = la
     return answer
 
 
-def metrics_handler(metrics: ProxyMetrics, mode: str, config: Mapping[str, Any]) -> Handler:
+class Rendered(Protocol):
+    """What has numbers to show."""
+
+    def render(self) -> tuple[bytes, str]:
+        """The text Prometheus reads, and its content type."""
+
+
+def metrics_handler(metrics: Rendered, mode: str, config: Mapping[str, Any]) -> Handler:
     """/metrics, /healthz, /proxyMode, /configz, and a short /statusz."""
 
     async def answer(request: web.BaseRequest) -> web.Response:

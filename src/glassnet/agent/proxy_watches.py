@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from glassnet.client.watches import Watches
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
@@ -23,8 +25,15 @@ def selection(kind: Kind, node: str = "") -> tuple[str, str]:
     return "", ""
 
 
-def watch_services(watches: Watches, node: str = "") -> None:
-    """Watch each kind of WATCHED, and keep only the fields that proxies look at. `node` is the one Node to watch; all of them without."""
-    for kind in WATCHED:
+def watch_services(
+    watches: Watches, node: str = "", wanted: Iterable[Kind] = WATCHED, *, never_empty: bool = False
+) -> None:
+    """Watch each kind of `wanted`, and keep only the fields that proxies look at. `node` is the one Node to watch; all of them without.
+
+    On a real cluster (`never_empty`) there is always the Service of the API itself, and its endpoints, and some Node: a first list that is empty
+    is not believed at once.
+    """
+    for kind in wanted:
         labels, fields = selection(kind, node)
-        watches.add(kind, label_selector=labels, field_selector=fields)
+        sure = never_empty and kind is not kinds.SERVICE_CIDR and not fields.startswith("metadata.name=")
+        watches.add(kind, label_selector=labels, field_selector=fields, never_empty=sure)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 # the last part of a logger's name -> the part of the agent that speaks
 _PARTS = (
-    ("proxy", "proxy"), ("cni", "cni"), ("rule_keeper", "cni"), ("kept_rules", "cni"), ("node_routes", "routes"), ("routes", "routes"),
+    ("proxy", "proxy"), ("cni", "cni"), ("rule_keeper", "cni"), ("kept_rules", "cni"), ("node_routes", "routes"), ("route", "routes"),
     ("events", "api"), ("informer", "api"), ("watches", "api"), ("rest", "api"), ("kubeconfig", "api"),
 )  # fmt: skip
 _SECRETS = (

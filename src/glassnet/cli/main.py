@@ -21,6 +21,7 @@ COMMANDS = {
     "host": ("glassnet.cli.host", "Run a command on a host outside the cluster (internet, vpc-router, …)."),
     "kubectl": ("glassnet.cli.kubectl", "Run real kubectl with the lab's kubeconfig."),
     "lab": ("glassnet.cli.lab", "Change a running lab: its proxy mode."),
+    "agent": ("glassnet.cli.agent", "Run this node's agent: CNI, Service proxy, routes."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "controller": ("glassnet.cli.controller", "Run the cluster's controller: conditions of Nodes' networks."),
     "cni": ("glassnet.cli.cni", "CNI plugins of a node: install, configure, serve, check."),

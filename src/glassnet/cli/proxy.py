@@ -112,9 +112,9 @@ def _write(path: str, body: dict[str, Any]) -> None:
 def _cleanup(modes: list[str]) -> None:
     import asyncio
 
-    from glassnet.agent import proxy_node
+    from glassnet.agent import proxy_settings
 
-    faults = asyncio.run(proxy_node.cleanup(modes))
+    faults = asyncio.run(proxy_settings.cleanup(modes))
     if faults:
         raise GlassnetError("some rules could not be removed:\n" + "\n".join(faults))
 
@@ -123,7 +123,7 @@ def _run(config: Any, init_only: bool, master: str, tool: str, config_file: str)
     import asyncio
     import logging
 
-    from glassnet.agent import proxy_node
+    from glassnet.agent import proxy_node, proxy_settings
     from glassnet.client import kubeconfig
     from glassnet.kernel.host import HostMachine
 
@@ -131,7 +131,7 @@ def _run(config: Any, init_only: bool, master: str, tool: str, config_file: str)
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(message)s")
     if init_only:
         machine = HostMachine()
-        proxy_node.own_settings(config, machine)
+        proxy_settings.own_settings(config, machine)
         machine.close()
         return
     path = config.client_connection.kubeconfig

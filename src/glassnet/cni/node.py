@@ -19,6 +19,8 @@ from glassnet.cni.fields import Fields
 from glassnet.cni.request import Call
 from glassnet.cni.result import Result
 from glassnet.net.errors import GlassnetError
+from glassnet.netstack.model import Link
+from glassnet.netstack.ops import SetLink
 
 NODE_FILE = "/run/glassnet/node.json"
 BRIDGE = "cni0"
@@ -28,10 +30,11 @@ _SHARED = ("args", "runtimeConfig", "cni.dev/valid-attachments", "cni.dev/attach
 
 
 class NodeFacts(NamedTuple):
-    """What an agent knows of this node: its pods' ranges, and those of all pods (none: not known)."""
+    """What an agent knows of this node: its pods' ranges, those of all pods (none: not known), and the MTU pods may have (0: not known)."""
 
     pod_cidrs: tuple[str, ...] = ()
     cluster_cidrs: tuple[str, ...] = ()
+    mtu: int = 0
 
 
 class Conf(NamedTuple):
@@ -77,7 +80,8 @@ def _networks(fields: Fields, key: str) -> tuple[str, ...]:
 
 def render_facts(facts: NodeFacts) -> str:
     """The text of NODE_FILE."""
-    return json.dumps({"podCIDRs": list(facts.pod_cidrs), "clusterCIDRs": list(facts.cluster_cidrs)}) + "\n"
+    body = {"podCIDRs": list(facts.pod_cidrs), "clusterCIDRs": list(facts.cluster_cidrs)}
+    return json.dumps({**body, **({"mtu": facts.mtu} if facts.mtu else {})}) + "\n"
 
 
 def read_facts(text: str | None) -> NodeFacts:
@@ -91,7 +95,7 @@ def read_facts(text: str | None) -> NodeFacts:
     if not isinstance(body, Mapping):
         raise CniError(TRY_AGAIN, f"{NODE_FILE} is no JSON object", "the agent that knows the Node object writes it")
     fields = Fields(body, NODE_FILE)
-    return NodeFacts(_networks(fields, "podCIDRs"), _networks(fields, "clusterCIDRs"))
+    return NodeFacts(_networks(fields, "podCIDRs"), _networks(fields, "clusterCIDRs"), fields.number("mtu", high=65535))
 
 
 def _facts(conf: Conf, missing: int) -> Steps[NodeFacts]:
@@ -105,14 +109,13 @@ def _facts(conf: Conf, missing: int) -> Steps[NodeFacts]:
             f'no "podCIDRs" in the configuration, none in {NODE_FILE}: does the Node object have spec.podCIDRs '
             "(kubectl get node -o yaml), and does an agent that watches it run (glassnet cni serve --kubeconfig FILE)?",
         )
-    return NodeFacts(pods, conf.non_masquerade or known.cluster_cidrs)
+    return NodeFacts(pods, conf.non_masquerade or known.cluster_cidrs, known.mtu)
 
 
-def _mtu(conf: Conf) -> Steps[int]:
-    """The MTU of the configuration, else of the bridge that is there, else of the default route's device; 0 when there is none."""
-    if conf.mtu:
-        return conf.mtu
-    there = yield from ask(FindLink(Where.NODE, conf.bridge))
+def _mtu(conf: Conf, facts: NodeFacts, there: Link | None) -> Steps[int]:
+    """The MTU of the configuration, else what the agent says, else of the bridge that is there, else of the default route's device, else 0."""
+    if conf.mtu or facts.mtu:
+        return conf.mtu or facts.mtu
     if there is not None:
         return there.mtu
     routes = [one for one in (yield from ask(ListRoutes(Where.NODE))) if one.length == 0 and one.hops]
@@ -230,10 +233,14 @@ def add(call: Call) -> Steps[Result]:
     """Join the container. Raises CniError; nothing of the container is left then. Code 11 while the pod CIDRs are not known."""
     conf = parse(call)
     facts = yield from _facts(conf, TRY_AGAIN)
-    mtu = yield from _mtu(conf)
+    there = yield from ask(FindLink(Where.NODE, conf.bridge))
+    mtu = yield from _mtu(conf, facts, there)
     if conf.masquerade:
         yield from _put(call, facts)  # before the container can send anything
-    return (yield from bridge.add(as_bridge(call, conf, facts.pod_cidrs, mtu)))
+    result = yield from bridge.add(as_bridge(call, conf, facts.pod_cidrs, mtu))
+    if there is None:  # it is ours then, and says so
+        yield from wiring.apply(Where.NODE, [SetLink(conf.bridge, alias=f"cni {call.name}")])
+    return result
 
 
 def delete(call: Call) -> Steps[None]:

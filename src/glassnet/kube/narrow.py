@@ -13,7 +13,7 @@ import msgspec
 
 from glassnet.kube import kinds, types
 from glassnet.kube.kinds import Kind
-from glassnet.kube.types import EndpointConditions, EndpointHints, SlicePort
+from glassnet.kube.types import EndpointConditions, EndpointHints, NodeAddress, SlicePort, Taint
 
 TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 
@@ -54,6 +54,35 @@ class EndpointSlice(msgspec.Struct, frozen=True, rename="camel", gc=False):
     ports: tuple[SlicePort, ...] | None = ()
 
 
+class NodeSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What a node is to have."""
+
+    pod_cidr: str = msgspec.field(name="podCIDR", default="")
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs", default=())
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """Where a node is reached."""
+
+    addresses: tuple[NodeAddress, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """A machine of the cluster: its pods' ranges, its addresses, its zone."""
+
+    metadata: Meta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    def internal_ips(self) -> tuple[str, ...]:
+        """Addresses of type InternalIP, in order."""
+        return tuple(each.address for each in self.status.addresses if each.type == "InternalIP")
+
+
+_NODES = msgspec.json.Decoder(Node)
+_NODE_LABELS = frozenset({"topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/hostname"})
+_ADDRESSES = ("InternalIP", "ExternalIP")
 _SLICES = msgspec.json.Decoder(EndpointSlice)
 _KEPT = ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless", "kubernetes.io/service-name")
 _shared: dict[Any, Any] = {}
@@ -61,12 +90,11 @@ _shared: dict[Any, Any] = {}
 
 def decode(kind: Kind, raw: bytes) -> Any:
     """Decode one object. Raises msgspec.ValidationError when a field has another type than the API gives it."""
+    if kind is kinds.NODE:
+        return _node(_read(_NODES, Node, raw))
     if kind is not kinds.ENDPOINT_SLICE:
         return types.decode(kind, raw)
-    try:
-        piece = _SLICES.decode(raw)
-    except msgspec.ValidationError:
-        piece = msgspec.convert(types.without_nulls(msgspec.json.decode(raw)), EndpointSlice)
+    piece = _read(_SLICES, EndpointSlice, raw)
     meta = piece.metadata
     labels = {name: value for name, value in meta.labels.items() if name in _KEPT}
     annotations = {TRIGGER: meta.annotations[TRIGGER]} if TRIGGER in meta.annotations else {}
@@ -88,6 +116,23 @@ def decode(kind: Kind, raw: bytes) -> Any:
         ),
         _one(piece.ports),
     )
+
+
+def _read(decoder: Any, struct: type[Any], raw: bytes) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return msgspec.convert(types.without_nulls(msgspec.json.decode(raw)), struct)
+
+
+def _node(node: Node) -> Node:
+    """Without the labels, annotations and addresses nobody asks for: a Node of a cloud has kilobytes of them."""
+    meta, spec = node.metadata, node.spec
+    labels = {name: sys.intern(value) for name, value in meta.labels.items() if name in _NODE_LABELS}
+    own = Meta(meta.name, "", meta.uid, meta.resource_version, meta.creation_timestamp, meta.deletion_timestamp, labels)
+    cidrs = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
+    addresses = tuple(each for each in node.status.addresses if each.type in _ADDRESSES)
+    return Node(own, NodeSpec(cidrs[0] if cidrs else "", cidrs, _one(spec.taints)), NodeStatus(addresses))
 
 
 def _one(value: Any) -> Any:

@@ -7,15 +7,16 @@ file stands for the default wherever kube-proxy takes it so (pkg/proxy/apis/conf
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from glassnet.kube import manifest
+from glassnet.kube import manifest, sections
 from glassnet.kube.manifest import Manifest
+from glassnet.kube.sections import Section
 from glassnet.net import address
 from glassnet.net.errors import ParseError
 from glassnet.proxy import nodeports
@@ -29,11 +30,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|\u00b5s|\u03bcs|
 _PORTS = re.compile(r"([0-9]{1,5})(?:([-+])([0-9]{1,5}))?")
 
 
-class _Section(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    pass
-
-
-class ClientConnection(_Section, frozen=True):
+class ClientConnection(Section, frozen=True):
     kubeconfig: str = ""
     accept_content_types: str = ""
     content_type: str = "application/json"
@@ -41,7 +38,7 @@ class ClientConnection(_Section, frozen=True):
     burst: int = 10
 
 
-class Iptables(_Section, frozen=True):
+class Iptables(Section, frozen=True):
     masquerade_bit: int = 14
     masquerade_all: bool = False
     localhost_node_ports: bool = True
@@ -49,14 +46,14 @@ class Iptables(_Section, frozen=True):
     min_sync_period: str = "0s"
 
 
-class Nftables(_Section, frozen=True):
+class Nftables(Section, frozen=True):
     masquerade_bit: int = 14
     masquerade_all: bool = False
     sync_period: str = "30s"
     min_sync_period: str = "0s"
 
 
-class Ipvs(_Section, frozen=True):
+class Ipvs(Section, frozen=True):
     sync_period: str = "30s"
     min_sync_period: str = "0s"
     scheduler: str = ""
@@ -67,7 +64,7 @@ class Ipvs(_Section, frozen=True):
     udp_timeout: str = "0s"
 
 
-class Winkernel(_Section, frozen=True):
+class Winkernel(Section, frozen=True):
     network_name: str = ""
     source_vip: str = ""
     enable_dsr: bool = msgspec.field(name="enableDSR", default=False)
@@ -75,12 +72,12 @@ class Winkernel(_Section, frozen=True):
     forward_health_check_vip: bool = False
 
 
-class DetectLocal(_Section, frozen=True):
+class DetectLocal(Section, frozen=True):
     bridge_interface: str = ""
     interface_name_prefix: str = ""
 
 
-class Conntrack(_Section, frozen=True):
+class Conntrack(Section, frozen=True):
     max_per_core: int = 32768
     min: int = 131072
     tcp_established_timeout: str = "24h0m0s"
@@ -90,7 +87,7 @@ class Conntrack(_Section, frozen=True):
     udp_stream_timeout: str = "0s"
 
 
-class Logging(_Section, frozen=True):
+class Logging(Section, frozen=True):
     format: str = "text"
     flush_frequency: Any = "5s"
     verbosity: int = 0
@@ -98,7 +95,7 @@ class Logging(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
-class ProxyConfig(_Section, frozen=True):
+class ProxyConfig(Section, frozen=True):
     """The whole configuration, with kube-proxy's defaults, but for two.
 
     minSyncPeriod is 0: a change is written at once, as it costs little here. contentType is JSON, which is what this client speaks.
@@ -164,33 +161,20 @@ def parse(text: str, source: str, lenient: bool = False) -> tuple[ProxyConfig, l
     if (item.body.get("apiVersion"), item.body.get("kind")) != (API_VERSION, KIND):
         raise item.error(f"apiVersion {API_VERSION} and kind {KIND} are wanted", "kind")
     body = {key: value for key, value in item.body.items() if key not in ("apiVersion", "kind", "metadata")}
-    unknown = _unknown(ProxyConfig, body, "")
+    unknown = sections.unknown(ProxyConfig, body)
     addresses = {"healthzBindAddress": "", "metricsBindAddress": ""}  # their defaults depend on bindAddress
-    config, faults = _convert({**addresses, **_prune(ProxyConfig, body)})
-    config = with_ports(_defaulted(config))
+    config, faults = sections.convert({**addresses, **sections.prune(ProxyConfig, body)}, ProxyConfig)
+    config = settled(config)
     wrong = {path.split("[")[0] for path, _ in faults}
-    faults += [(path, f"{path}: {message}") for path, message in _faults(config) if path.split("[")[0] not in wrong]
-    warnings = [f"{source}:{_line(item, path)}: {message}" for path, message in unknown] if lenient else []
-    _refuse(faults if lenient else [*unknown, *faults], source, item)
+    faults += [(path, f"{path}: {message}") for path, message in find_faults(config) if path.split("[")[0] not in wrong]
+    warnings = [f"{source}:{sections.line(item, path)}: {message}" for path, message in unknown] if lenient else []
+    sections.refuse(faults if lenient else [*unknown, *faults], source, item)
     return config, warnings
 
 
-def _convert(body: dict[str, Any]) -> tuple[ProxyConfig, list[tuple[str, str]]]:
-    """The configuration of a body, without what is of a wrong type: (path, message) of each."""
-    faults: list[tuple[str, str]] = []
-    while True:
-        try:
-            return msgspec.convert(body, ProxyConfig), faults
-        except msgspec.ValidationError as error:
-            message, _, path = str(error).partition(" - at `")
-            path = path.rstrip("`").removeprefix("key in ").removeprefix("$.").split("[...]")[0]
-            faults.append((path, f"{path}: {message[:1].lower()}{message[1:]}"))
-            *sections, last = path.split("[")[0].split(".")
-            section = body
-            for name in sections:
-                section = section[name]
-            if section.pop(last, None) is None:
-                raise  # it would never end; nothing that YAML can hold comes here
+def settled(config: ProxyConfig) -> ProxyConfig:
+    """A configuration as it counts: kube-proxy's defaults for what a file leaves empty, ports where addresses have none."""
+    return with_ports(_defaulted(config))
 
 
 def _defaulted(config: ProxyConfig) -> ProxyConfig:
@@ -233,12 +217,12 @@ def with_ports(config: ProxyConfig) -> ProxyConfig:
     """With the usual ports where healthzBindAddress and metricsBindAddress are addresses alone; empty ones stay: not served."""
     return msgspec.structs.replace(
         config,
-        healthz_bind_address=_with_port(config.healthz_bind_address, HEALTHZ_PORT),
-        metrics_bind_address=_with_port(config.metrics_bind_address, METRICS_PORT),
+        healthz_bind_address=with_port(config.healthz_bind_address, HEALTHZ_PORT),
+        metrics_bind_address=with_port(config.metrics_bind_address, METRICS_PORT),
     )
 
 
-def _with_port(place: str, port: int) -> str:
+def with_port(place: str, port: int) -> str:
     """An address with the port it lacks; what is neither an address nor one with a port stays, for the check to name it."""
     ip = address.canonical(place[1:-1] if place.startswith("[") and place.endswith("]") else place)
     return address.with_port(ip, port) if ip else place
@@ -246,63 +230,11 @@ def _with_port(place: str, port: int) -> str:
 
 def check(config: ProxyConfig, source: str = "", item: Manifest | None = None) -> None:
     """Whether values make sense together. Raises ParseError that names all faults, with their lines when `item` is what they were read from."""
-    _refuse([(path, f"{path}: {message}") for path, message in _faults(config)], source, item)
+    sections.refuse([(path, f"{path}: {message}") for path, message in find_faults(config)], source, item)
 
 
-def _refuse(faults: list[tuple[str, str]], source: str, item: Manifest | None) -> None:
-    """Raise ParseError for (path, message) of faults, in the order of their lines, unless there are none."""
-    lines = sorted(((_line(item, path), message) for path, message in faults), key=lambda each: each[0])
-    if len(lines) == 1:
-        raise ParseError(lines[0][1], source, lines[0][0])
-    if lines:
-        told = [f"  line {line}: {message}" if line else f"  {message}" for line, message in lines]
-        raise ParseError("\n".join([f"{len(lines)} faults", *told]), source)
-
-
-def _line(item: Manifest | None, path: str) -> int:
-    """Where a field's name stands, or an entry of a list; 0 without a text."""
-    if item is None:
-        return 0
-    line, node = item.line(path), item.node
-    for step in path.split(".") if not path.endswith("]") else ():
-        pairs = node.value if isinstance(node.value, list) else []
-        found = next((pair for pair in pairs if isinstance(pair, tuple) and pair[0].value == step), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return int(line)
-
-
-def _unknown(kind: type[Any], body: Any, path: str) -> list[tuple[str, str]]:
-    """(path, message) of fields a section does not have."""
-    out: list[tuple[str, str]] = []
-    fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
-    for name, value in body.items() if isinstance(body, dict) else ():
-        here = f"{path}.{name}" if path else str(name)
-        if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, 1)
-            out.append((here, f"unknown field {here!r}" + (f"; did you mean {close[0]!r}?" if close else "")))
-        elif isinstance(fields[name].type, type) and issubclass(fields[name].type, _Section):
-            out += _unknown(fields[name].type, value, here)
-    return out
-
-
-def _prune(kind: type[Any], body: Any) -> Any:
-    """Without nulls, which stand for the default, and unknown fields."""
-    if not isinstance(body, dict):
-        return body
-    fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
-    return {
-        name: _prune(fields[name].type, value)
-        if isinstance(fields[name].type, type) and issubclass(fields[name].type, _Section)
-        else value
-        for name, value in body.items()
-        if name in fields and value is not None
-    }
-
-
-def _faults(config: ProxyConfig) -> Any:
-    """(path, message) of each fault."""
+def find_faults(config: ProxyConfig) -> Iterator[tuple[str, str]]:
+    """(path, message) of each value that cannot be."""
     if config.mode not in ("", *MODES):
         yield (
             "mode",
@@ -311,7 +243,7 @@ def _faults(config: ProxyConfig) -> Any:
     if not address.canonical(config.bind_address):
         yield "bindAddress", f"{config.bind_address!r} is no IP address"
     for path, place in (("healthzBindAddress", config.healthz_bind_address), ("metricsBindAddress", config.metrics_bind_address)):  # fmt: skip
-        if place and not _host_port(place):
+        if place and not is_host_port(place):
             yield path, f"{place!r} is not of the form IP:PORT or [IP]:PORT"
     yield from _cidr_faults(config)
     for name in ("iptables", "nftables"):
@@ -344,7 +276,7 @@ def _faults(config: ProxyConfig) -> Any:
 def _cidr_faults(config: ProxyConfig) -> Any:
     families: list[str] = []
     for cidr in config.cluster_cidrs:
-        if not _network(cidr):
+        if not is_network(cidr):
             yield "clusterCIDR", f"{cidr!r} is no CIDR such as 10.200.0.0/16"
         elif address.family(cidr) in families:
             yield "clusterCIDR", f"{config.cluster_cidr!r} has two ranges of one family"
@@ -355,7 +287,7 @@ def _cidr_faults(config: ProxyConfig) -> Any:
         if word == nodeports.PRIMARY:
             if len(words) > 1:
                 yield path, "'primary' stands alone"
-        elif not _network(word):
+        elif not is_network(word):
             yield path, f"{word!r} is neither a CIDR nor 'primary'"
 
 
@@ -382,7 +314,8 @@ def _duration_faults(path: str, text: str, positive: bool = False) -> Any:
         yield path, f"{text!r} must be {'greater than 0' if positive else '0 or more'}"
 
 
-def _network(text: str) -> bool:
+def is_network(text: str) -> bool:
+    """Whether a text is a CIDR; bits behind the prefix do not count, as with kube-proxy."""
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -394,7 +327,8 @@ def _number(text: str, most: int) -> bool:
     return text.isascii() and text.isdigit() and int(text) <= most
 
 
-def _host_port(text: str) -> bool:
+def is_host_port(text: str) -> bool:
+    """Whether a text is "IP:PORT" or "[IP]:PORT"."""
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if ":" in host and bare is host:  # an IPv6 address wants brackets
