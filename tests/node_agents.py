@@ -49,6 +49,7 @@ class Api:
         self._runner: web.AppRunner | None = None
         self.forbidden: set[str] = set()
         self.asked: list[str] = []
+        self.authorize: Callable[[auth.User, web.Request], None] = auth.authorize
         self.port = 0
         self.empty()
 
@@ -59,7 +60,7 @@ class Api:
 
     async def start(self) -> None:
         who = partial(auth.authenticate, tokens=auth.Tokens(b"secret"), now=datetime.now(UTC))
-        app = http.build_app(self.server, who, auth.authorize)
+        app = http.build_app(self.server, who, self.authorize)
 
         @web.middleware
         async def watched(request: web.Request, handler: Any) -> Any:
