@@ -105,6 +105,11 @@ class Api:
         where = {"status": {"addresses": [{"type": "InternalIP", "address": address}]}}
         await self.objects.patch(kinds.NODE, "", name, where, "status")
 
+    async def itself(self) -> None:
+        """The Service of the API, which every cluster has."""
+        await self.create(kinds.SERVICE, {"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}}, "default")  # fmt: skip
+        await self.create(kinds.ENDPOINT_SLICE, slice_of("kubernetes", "192.0.2.1"), "default")
+
     async def service(self, name: str, virtual: str, *endpoints: str, port: int = 80) -> None:
         ports = [{"name": "http", "port": port, "protocol": "TCP"}]
         await self.create(kinds.SERVICE, {"metadata": {"name": name}, "spec": {"clusterIP": virtual, "ports": ports}}, "demo")  # fmt: skip
@@ -294,6 +299,7 @@ async def agent_node(place: Path, *, api: bool = True, node: bool = True) -> Asy
         try:
             await made.wire()
             await made.api.start()
+            await made.api.itself()
             if node:
                 await made.api.node()
             if not api:
