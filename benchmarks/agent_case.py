@@ -173,7 +173,7 @@ def start_agent(place: str) -> tuple[subprocess.Popen[bytes], float]:
     # bytecode is there, as pip leaves it where glassnet is installed
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = f"{place}/bytecode"
-    modules = "import glassnet.cli.agent, glassnet.agent.node_agent, glassnet.agent.node_rights"
+    modules = "import glassnet.cli.agent, glassnet.agent.node.agent, glassnet.agent.node.rights"
     subprocess.run([sys.executable, "-c", modules], env=environment, check=True)
     begun = time.perf_counter()
     words = [sys.executable, "-m", "glassnet", "agent", "--config", f"{place}/agent.yaml"]

@@ -9,7 +9,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from glassnet.agent.control_plane import ControlPlane
+from glassnet.agent.cluster.control_plane import ControlPlane
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.request import DeleteOptions
 from glassnet.apiserver.server import ApiServer

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from glassnet.agent.node_routes import NodeRoutes
+from glassnet.agent.routes.loop import NodeRoutes
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.kube import kinds
 from glassnet.kube.types import decode

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glassnet.agent import cni_shim
+from glassnet.agent.cni import programs as cni_shim
 from glassnet.cni.host_local import lease_text
 
 NETWORK = "bench"
@@ -35,8 +35,8 @@ CONF = {
 LEASES = Path("/var/lib/cni/networks") / NETWORK
 AGENT = """
 import asyncio, os, sys
-from glassnet.agent.cni import Node
-from glassnet.agent.cni_server import CniServer
+from glassnet.agent.cni.node import Node
+from glassnet.agent.cni.server import CniServer
 from glassnet.kernel.host import HostMachine
 async def main():
     server = CniServer(Node(HostMachine()))

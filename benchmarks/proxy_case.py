@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import proxy_objects as objects
 from benchmarks.proxy_objects import until
-from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
+from glassnet.agent.proxy.loop import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi

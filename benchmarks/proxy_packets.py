@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import proxy_objects as objects
 from benchmarks.proxy_case import settings
 from benchmarks.proxy_objects import until
-from glassnet.agent.proxy import ProxyLoop
+from glassnet.agent.proxy.loop import ProxyLoop
 from glassnet.kernel import libc
 from glassnet.kernel.host import HostMachine
 from glassnet.kube import kinds

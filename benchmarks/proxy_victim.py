@@ -16,7 +16,7 @@ import time
 
 from benchmarks import proxy_objects as objects
 from benchmarks.proxy_case import settings
-from glassnet.agent.proxy import ProxyLoop
+from glassnet.agent.proxy.loop import ProxyLoop
 from glassnet.kernel.host import HostMachine
 from glassnet.kube import kinds
 from glassnet.kube.view import View

@@ -11,9 +11,9 @@ from typing import Any
 
 from pods_machine import Node, node_of_namespaces
 
-from glassnet.agent import cni_shim
-from glassnet.agent.cni import Node as CniNode
-from glassnet.agent.cni_server import SOCKET, CniServer
+from glassnet.agent.cni import programs as cni_shim
+from glassnet.agent.cni.node import Node as CniNode
+from glassnet.agent.cni.server import SOCKET, CniServer
 
 # where the programs of each kind lie on the node; SCRIPT is what AGENT is on processors without a native program
 AGENT, ALONE, SCRIPT, REFERENCE = "/opt/cni/bin", "/opt/cni/alone", "/opt/cni/script", "/usr/lib/cni"

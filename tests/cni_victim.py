@@ -16,7 +16,10 @@ import signal
 import sys
 from typing import Any
 
-from glassnet.agent import cni, cni_alone, cni_server, link_removal
+from glassnet.agent.cni import alone as cni_alone
+from glassnet.agent.cni import link_removal
+from glassnet.agent.cni import node as cni
+from glassnet.agent.cni import server as cni_server
 from glassnet.kernel import links, netlink
 from glassnet.kernel.host import HostMachine
 

@@ -16,7 +16,7 @@ from tests.fuzz_trace.rules_nft import NftRules
 from tests.fuzz_trace.rules_xt import HOOKS, XtRules, ipsets
 from tests.fuzz_trace.scene import INTERNAL, NODE, PODS, Scene, make_probes, make_scene
 
-from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
+from glassnet.agent.proxy.loop import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import View

@@ -14,8 +14,8 @@ from typing import Any
 
 from pods_machine import until
 
-from glassnet.agent.cni_runtime import CniAgent
-from glassnet.agent.node_routes import NodeRoutes
+from glassnet.agent.cni.runtime import CniAgent
+from glassnet.agent.routes.loop import NodeRoutes
 from glassnet.kernel.api import Sandbox
 from glassnet.kernel.machine import LabMachine, MachineFactory, remember_proc
 from glassnet.kernel.spawn import Spawner

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pods_machine import Node, node_of_namespaces
 
-from glassnet.agent.cni_runtime import CniAgent
+from glassnet.agent.cni.runtime import CniAgent
 from glassnet.cni.masquerade import chain_name
 from glassnet.kernel.api import Sandbox
 from glassnet.kernel.links import delete_links

@@ -12,7 +12,7 @@ import pytest
 
 from cni_site import AGENT, ALONE, Site, cni_site
 from cni_traces import base, traces
-from glassnet.agent import cni as agent_cni
+from glassnet.agent.cni import node as agent_cni
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.netstack.ops import AddVeth
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
-from glassnet.agent.cni_runtime import CniAgent
-from glassnet.agent.pod_capabilities import bandwidth
+from glassnet.agent.cni.runtime import CniAgent
+from glassnet.agent.pods.capabilities import bandwidth
 from glassnet.cni import effects as e
 from glassnet.cni import plugins
 from glassnet.cni.bandwidth import ifb_name

@@ -23,8 +23,8 @@ from aiohttp import web
 
 import glassnet
 from cni_site import AGENT, ALONE, Site, cni_site
-from glassnet.agent.cni import AgentEffects, carry_out
-from glassnet.agent.cni_runtime import CniAgent
+from glassnet.agent.cni.node import AgentEffects, carry_out
+from glassnet.agent.cni.runtime import CniAgent
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.local import LocalApi
 from glassnet.apiserver.server import ApiServer

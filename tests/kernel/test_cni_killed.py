@@ -18,7 +18,7 @@ import pytest
 
 from cni_site import AGENT, Site, cni_site
 from cni_traces import base, traces
-from glassnet.agent import cni_shim
+from glassnet.agent.cni import programs as cni_shim
 
 pytestmark = pytest.mark.kernel
 VICTIM, SOCKET = "/opt/cni/victim", "/run/glassnet/victim.sock"

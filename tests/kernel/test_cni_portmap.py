@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cni_site import AGENT, ALONE, REFERENCE, Site, cni_site
-from glassnet.agent.cni import Node as CniNode
-from glassnet.agent.cni_server import CniServer
+from glassnet.agent.cni.node import Node as CniNode
+from glassnet.agent.cni.server import CniServer
 from glassnet.kernel.api import NetNs, Sandbox
 from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
 

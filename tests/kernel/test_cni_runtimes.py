@@ -14,9 +14,9 @@ import pytest
 
 import runtime_calls
 import runtimes
-from glassnet.agent import cni_shim
-from glassnet.agent.cni import Node as CniNode
-from glassnet.agent.cni_server import CniServer
+from glassnet.agent.cni import programs as cni_shim
+from glassnet.agent.cni.node import Node as CniNode
+from glassnet.agent.cni.server import CniServer
 from glassnet.cni.plugins import PLUGINS
 from runtimes import (
     CONFIG,

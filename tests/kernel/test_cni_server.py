@@ -17,9 +17,9 @@ import pytest
 
 from cni_site import AGENT, ALONE, Site, cni_site
 from cni_traces import base, traces
-from glassnet.agent import cni_server
-from glassnet.agent.cni import Node
-from glassnet.agent.cni_server import SOCKET, CniServer
+from glassnet.agent.cni import server as cni_server
+from glassnet.agent.cni.node import Node
+from glassnet.agent.cni.server import SOCKET, CniServer
 from glassnet.net.errors import GlassnetError
 
 pytestmark = pytest.mark.kernel

@@ -14,7 +14,7 @@ import pytest
 from pods_machine import Node, node_of_namespaces
 from test_cni_agent import conf
 
-from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch
+from glassnet.agent.pods.kubelet import Kubelet, NodeConfig, dispatch
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store

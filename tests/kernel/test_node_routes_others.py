@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from routes_site import ADDRESSES, CIDRS, CLUSTER, Member, Site, node, three_nodes, until
 
-from glassnet.agent.node_routes import NodeRoutes
+from glassnet.agent.routes.loop import NodeRoutes
 from glassnet.routes.model import RoutesSettings
 
 pytestmark = pytest.mark.kernel

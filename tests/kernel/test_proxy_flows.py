@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from proxy_wire import ATTEMPTS, Seen, Wire
 
-from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
+from glassnet.agent.proxy.loop import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.kube import kinds
 from glassnet.kube.types import decode
 from glassnet.kube.view import View

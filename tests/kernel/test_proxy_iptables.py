@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from proxy_wire import Wire
 
-from glassnet.agent.proxy_writers import IptablesWriter
+from glassnet.agent.proxy.writers import IptablesWriter
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.iptables import Iptables, choose, legacy_tables
 from glassnet.kube import kinds

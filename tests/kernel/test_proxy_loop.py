@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from proxy_wire import Seen, Wire
 
-from glassnet.agent.proxy import ProxyLoop, ProxySettings, cluster_cidr_detectors
-from glassnet.agent.proxy_family import SharedCompute
+from glassnet.agent.proxy.family import SharedCompute
+from glassnet.agent.proxy.loop import ProxyLoop, ProxySettings, cluster_cidr_detectors
 from glassnet.kernel import nft_features
 from glassnet.kernel.nftables import NfTables
 from glassnet.kube import kinds

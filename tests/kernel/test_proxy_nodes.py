@@ -17,8 +17,8 @@ import pytest
 from proxy_wire import Wire
 from test_proxy_loop import running, until
 
-from glassnet.agent.proxy_observers import Observers
-from glassnet.agent.proxy_servers import HealthCheckNodePorts
+from glassnet.agent.proxy.observers import Observers
+from glassnet.agent.proxy.servers import HealthCheckNodePorts
 from glassnet.kernel import libc
 from glassnet.kube import kinds
 from glassnet.kube.types import decode

@@ -121,7 +121,7 @@ def test_every_mount_has_its_volume_and_every_volume_its_mount() -> None:
 
 
 def test_configurations_are_read_by_the_programs_they_are_for(tmp_path: Path) -> None:
-    from glassnet.agent import controller_config
+    from glassnet.agent.cluster import configuration as controller_config
 
     text = (DEPLOY / "config/controller.yaml").read_text()
     config = controller_config.load(text, "controller.yaml", {}, {})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from glassnet.agent.server_clock import clock_difference
+from glassnet.agent.cluster.server_clock import clock_difference
 from glassnet.client.kubeconfig import Access
 from glassnet.net.errors import GlassnetError
 from served_api import ServedApi

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-# the last part of a logger's name -> the part of the agent that speaks
-_PARTS = (
-    ("proxy", "proxy"), ("cni", "cni"), ("rule_keeper", "cni"), ("kept_rules", "cni"), ("node_routes", "routes"), ("route", "routes"),
-    ("events", "api"), ("informer", "api"), ("watches", "api"), ("rest", "api"), ("kubeconfig", "api"),
-)  # fmt: skip
+# the package a logger is named after -> the part of the agent that speaks
+_PARTS = {
+    "agent.cni": "cni", "agent.node.cni": "cni", "agent.proxy": "proxy", "agent.routes": "routes", "agent.events": "api", "client": "api",
+}  # fmt: skip
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 [hidden]"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[hidden]"),  # a JSON Web Token
@@ -32,8 +31,8 @@ def without_secrets(text: str) -> str:
 
 def part_of(logger: str) -> str:
     """Which part of the agent a logger's name stands for."""
-    last = logger.rpartition(".")[2]
-    return next((part for start, part in _PARTS if last.startswith(start)), "agent")
+    name = logger.removeprefix("glassnet.") + "."
+    return next((part for package, part in _PARTS.items() if name.startswith(f"{package}.")), "agent")
 
 
 class Lines(logging.Formatter):

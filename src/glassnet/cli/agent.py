@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from glassnet.agent.agent_config import OPTIONS, Option
+from glassnet.agent.node.configuration import OPTIONS, Option
 from glassnet.net.errors import GlassnetError, UsageError
 
 if TYPE_CHECKING:
-    from glassnet.agent.agent_config import AgentConfig
+    from glassnet.agent.node.configuration import AgentConfig
     from glassnet.client.kubeconfig import Access
 
 EPILOG = """
@@ -58,17 +58,17 @@ def command(config_file: str | None, print_config: bool, cleanup: bool, keep_pod
     needs the plugins to end them. Drain the node first (kubectl drain), or give --keep-pods: then what these pods need stays, and a later
     --cleanup removes the rest.
     """
-    from glassnet.agent import agent_config
+    from glassnet.agent.node import configuration
 
     path = config_file or os.environ.get("GLASSNET_CONFIG", "")
     flags = {name.replace("_", "-"): value for name, value in given.items()}
-    configured = agent_config.load(_text(path) if path else None, path, os.environ, flags, os.uname().nodename)
+    configured = configuration.load(_text(path) if path else None, path, os.environ, flags, os.uname().nodename)
     for warning in configured.warnings:
         click.echo(f"glassnet: warning: {warning}", err=True)
     if keep_pods and not cleanup:
         raise UsageError("--keep-pods goes with --cleanup")
     if print_config:
-        click.echo(agent_config.render(configured), nl=False)
+        click.echo(configuration.render(configured), nl=False)
     elif cleanup:
         _cleanup(configured.config, keep_pods)
     else:
@@ -100,9 +100,9 @@ def _access(config: AgentConfig) -> Access:
 def _cleanup(config: AgentConfig, keep_pods: bool) -> None:
     import asyncio
 
-    from glassnet.agent import agent_cleanup
+    from glassnet.agent.node import cleanup
 
-    removed, faults = asyncio.run(agent_cleanup.cleanup(config, keep_pods))
+    removed, faults = asyncio.run(cleanup.cleanup(config, keep_pods))
     for line in removed:
         click.echo(f"removed {line}")
     if faults:
@@ -115,19 +115,18 @@ def _run(config: AgentConfig) -> None:
     import asyncio
     import logging
 
-    from glassnet.agent import node_agent, node_rights, structured_logs
+    from glassnet.agent import structured_logs
+    from glassnet.agent.node import agent, rights
 
     structured_logs.begin(config.logging.format, config.logging.level)
     if os.geteuid() != 0:
         raise UsageError("changing a node's network takes root: run this with sudo, or as a privileged DaemonSet")
     access = _access(config)
-    node_rights.confine(config)
+    rights.confine(config)
 
     async def run() -> str:
-        return await node_agent.NodeAgent(config, access).run()
+        return await agent.NodeAgent(config, access).run()
 
     reason = asyncio.run(run())
-    logging.getLogger(node_agent.__name__).info(
-        "ended: %s; rules, routes and links stay (--cleanup removes them)", reason
-    )
+    logging.getLogger(agent.__name__).info("ended: %s; rules, routes and links stay (--cleanup removes them)", reason)
     sys.stderr.flush()

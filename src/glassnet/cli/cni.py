@@ -77,7 +77,7 @@ def _files(kind: str, kubeconfig: str | None, node: str, words: dict[str, Any]) 
 def _cidrs_of_node(kubeconfig: str, node: str) -> tuple[str, ...]:
     import asyncio
 
-    from glassnet.agent.cni_facts import node_pod_cidrs
+    from glassnet.agent.cni.facts import node_pod_cidrs
 
     return asyncio.run(node_pod_cidrs(_access(kubeconfig), _node_name(node)))
 
@@ -164,8 +164,8 @@ def install_command(
 
     Files that are not ours are left alone, and nothing is written then, unless --force is given.
     """
-    from glassnet.agent import cni_shim
-    from glassnet.agent.cni_server import SOCKET
+    from glassnet.agent.cni import programs
+    from glassnet.agent.cni.server import SOCKET
 
     files = {Path(conf_dir) / n: text for n, text in _files(kind, kubeconfig, node, words).items()} if conf_dir else {}
     kept = {path for path, text in files.items() if _text(path) == text}
@@ -173,8 +173,8 @@ def install_command(
         raise GlassnetError(
             f"{', '.join(map(str, others))}: there already, and different; nothing is written. Move it away, or --force replaces it"
         )
-    before = [path for path in Path(bin_dir).glob("*") if path.is_file() and cni_shim.is_ours(path)]
-    names = cni_shim.install(Path(bin_dir), force, socket=socket or SOCKET)
+    before = [path for path in Path(bin_dir).glob("*") if path.is_file() and programs.is_ours(path)]
+    names = programs.install(Path(bin_dir), force, socket=socket or SOCKET)
     click.echo(f"{bin_dir}: {', '.join(names)} ({'renewed' if before else 'new'})")
     for path, text in files.items():
         if path not in kept:
@@ -233,9 +233,9 @@ def _tell_next(path: str, kind: str) -> None:
 @click.option("--bin-dir", metavar="DIR", required=True, help=f"Where they are, usually {BIN}.")
 def uninstall_command(bin_dir: str) -> None:
     """Remove our plugin programs, and nothing else. Containers keep their network; to end them properly takes the plugins, so do that first."""
-    from glassnet.agent import cni_shim
+    from glassnet.agent.cni import programs
 
-    gone = cni_shim.uninstall(Path(bin_dir))
+    gone = programs.uninstall(Path(bin_dir))
     click.echo(f"{bin_dir}: {', '.join(gone)} removed" if gone else f"{bin_dir}: nothing of glassnet's is there")
 
 
@@ -272,8 +272,8 @@ def serve_command(socket: str | None, kubeconfig: str | None, node: str, cluster
     import logging
     from ipaddress import ip_network
 
-    from glassnet.agent.cni_server import SOCKET
-    from glassnet.agent.cni_service import CniService
+    from glassnet.agent.cni.server import SOCKET
+    from glassnet.agent.cni.service import CniService
 
     if os.geteuid() != 0:
         raise UsageError("changing a node's network takes root: run this with sudo")

@@ -14,7 +14,7 @@ from glassnet.cli.main import lab_option
 from glassnet.net.errors import GlassnetError, UsageError
 
 if TYPE_CHECKING:
-    from glassnet.agent.cni_inventory import NodeInventory, Verdict
+    from glassnet.agent.cni.inventory import NodeInventory, Verdict
     from glassnet.cni.inventory import Row
     from glassnet.cni.request import Attachment
 
@@ -61,8 +61,8 @@ def _terminal() -> tuple[str, ...]:
 def _inventory() -> NodeInventory:
     import time
 
-    from glassnet.agent.cni_alone import Here
-    from glassnet.agent.cni_inventory import NodeInventory
+    from glassnet.agent.cni.alone import Here
+    from glassnet.agent.cni.inventory import NodeInventory
 
     return NodeInventory(Here(), time.time)
 

@@ -22,7 +22,7 @@ Examples:
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    from glassnet.agent.controller_config import FLAGS
+    from glassnet.agent.cluster.configuration import FLAGS
 
     for name, (_, kind, text) in reversed(FLAGS.items()):
         more: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind == "bool" else {}
@@ -47,8 +47,8 @@ def command(config_file: str | None, print_config: bool, **given: Any) -> None:
     import dataclasses
     import logging
 
-    from glassnet.agent import controller_config as configs
     from glassnet.agent import structured_logs
+    from glassnet.agent.cluster import configuration as configs
 
     flags = {name.replace("_", "-"): value for name, value in given.items()}
     path = config_file or os.environ.get("GLASSNET_CONFIG", "")
@@ -58,7 +58,7 @@ def command(config_file: str | None, print_config: bool, **given: Any) -> None:
 
         click.echo(yaml.safe_dump(configs.to_dict(config), sort_keys=False), nl=False)
         return
-    from glassnet.agent.controller import Controller
+    from glassnet.agent.cluster.controller import Controller
     from glassnet.client import kubeconfig
 
     structured_logs.begin(config.logging.format, config.logging.level)

@@ -75,7 +75,7 @@ def node(kubeconfig: str | None, output: str) -> None:
 
 
 async def _node(kubeconfig: str | None) -> list[Result]:
-    from glassnet.agent.server_clock import clock_difference
+    from glassnet.agent.cluster.server_clock import clock_difference
     from glassnet.client.kubeconfig import load
     from glassnet.kernel.host import HostMachine
     from glassnet.kernel.node_checks import clock, results

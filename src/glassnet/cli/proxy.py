@@ -112,7 +112,7 @@ def _write(path: str, body: dict[str, Any]) -> None:
 def _cleanup(modes: list[str]) -> None:
     import asyncio
 
-    from glassnet.agent import proxy_settings
+    from glassnet.agent.proxy import settings as proxy_settings
 
     faults = asyncio.run(proxy_settings.cleanup(modes))
     if faults:
@@ -123,7 +123,8 @@ def _run(config: Any, init_only: bool, master: str, tool: str, config_file: str)
     import asyncio
     import logging
 
-    from glassnet.agent import proxy_node, proxy_settings
+    from glassnet.agent.proxy import service
+    from glassnet.agent.proxy import settings as proxy_settings
     from glassnet.client import kubeconfig
     from glassnet.kernel.host import HostMachine
 
@@ -141,7 +142,7 @@ def _run(config: Any, init_only: bool, master: str, tool: str, config_file: str)
         access = kubeconfig.in_cluster()
 
     async def run() -> str:
-        return await proxy_node.NodeProxy(config, access, iptables_tool=tool, config_file=config_file).run()
+        return await service.NodeProxy(config, access, iptables_tool=tool, config_file=config_file).run()
 
     reason = asyncio.run(run())
     logging.getLogger("glassnet").info("ended: %s; rules stay (--cleanup removes them)", reason)

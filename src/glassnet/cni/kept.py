@@ -1,4 +1,4 @@
-"""Where rules that are to come back are kept on a node (`agent.kept_rules` writes there), for plugins that look whether they have any."""
+"""Where rules that are to come back are kept on a node (`agent.cni.kept_rules` writes there), for plugins that look whether they have any."""
 
 from __future__ import annotations
 

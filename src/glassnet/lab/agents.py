@@ -13,9 +13,9 @@ from typing import Any
 
 from glassnet.agent.changes import Writer
 from glassnet.agent.events import EventRecorder
-from glassnet.agent.proxy import ProxySettings
-from glassnet.agent.proxy_watches import watch_services
-from glassnet.agent.routes import RouteLoop
+from glassnet.agent.proxy.loop import ProxySettings
+from glassnet.agent.proxy.watches import watch_services
+from glassnet.agent.routes.vpc import RouteLoop
 from glassnet.client.rest import RestApi
 from glassnet.client.watches import Watches
 from glassnet.kernel.api import Machine, NetNs
@@ -109,7 +109,7 @@ def _versions(view: View, kind: Kind) -> dict[Key, str]:
 
 
 def _concerns(kind: Kind, obj: Any) -> bool:
-    """What `agent.proxy_watches` asks the server for, told of an object that is at hand."""
+    """What `agent.proxy.watches` asks the server for, told of an object that is at hand."""
     if PROXY_NAME in obj.metadata.labels:
         return False
     return obj.spec.cluster_ip != "None" if kind is kinds.SERVICE else HEADLESS not in obj.metadata.labels

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from glassnet.agent.control_plane import ControlPlane
-from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.cluster.control_plane import ControlPlane
 from glassnet.agent.live_sender import ask_of
 from glassnet.agent.live_trace import send_traced
-from glassnet.agent.proxy import MODES, ProxySettings, cluster_cidr_detectors
+from glassnet.agent.pods.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.proxy.loop import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.snapshots import take
 from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
 from glassnet.apiserver.local import LocalApi, feed

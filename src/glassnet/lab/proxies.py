@@ -8,10 +8,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from glassnet.agent.proxy import ProxyLoop, ProxySettings
-from glassnet.agent.proxy_family import SharedCompute
-from glassnet.agent.proxy_observers import Observers
-from glassnet.agent.proxy_servers import HealthCheckNodePorts, Listening, health_handler
+from glassnet.agent.proxy.family import SharedCompute
+from glassnet.agent.proxy.loop import ProxyLoop, ProxySettings
+from glassnet.agent.proxy.observers import Observers
+from glassnet.agent.proxy.servers import HealthCheckNodePorts, Listening, health_handler
 from glassnet.kernel.api import Machine
 from glassnet.kube.change import Record
 from glassnet.kube.view import Key, View

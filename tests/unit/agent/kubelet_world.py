@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glassnet.agent.cni_runtime import Attachment
-from glassnet.agent.kubelet import Kubelet, NodeConfig, dispatch
+from glassnet.agent.cni.runtime import Attachment
+from glassnet.agent.pods.kubelet import Kubelet, NodeConfig, dispatch
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store

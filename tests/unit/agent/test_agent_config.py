@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent import agent_config
-from glassnet.agent.agent_config import OPTIONS, Configured
+from glassnet.agent.node import configuration as agent_config
+from glassnet.agent.node.configuration import OPTIONS, Configured
 from glassnet.net.errors import UsageError
 
 FILE = """\

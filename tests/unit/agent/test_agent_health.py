@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent.agent_health import AgentHealth
-from glassnet.agent.agent_metrics import AgentMetrics
+from glassnet.agent.node.health import AgentHealth
+from glassnet.agent.node.metrics import AgentMetrics
 from glassnet.client.watches import Standing
 from glassnet.kube import kinds
 from glassnet.kube.types import Meta, Node

@@ -17,8 +17,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from glassnet.agent import leases
-from glassnet.agent.leases import Busy, LeaseFiles
+from glassnet.agent.cni import leases
+from glassnet.agent.cni.leases import Busy, LeaseFiles
 from glassnet.cni import host_local
 from glassnet.cni.host_local import Exhausted, Range
 from glassnet.cni.request import Attachment

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import glassnet.agent
-from glassnet.agent import cni_native, cni_shim
+from glassnet.agent.cni import native as cni_native
+from glassnet.agent.cni import programs as cni_shim
 
 KINDS = [
     "other",
@@ -22,7 +22,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind == cni_native.MACHINE])
 def test_the_instructions_are_those_of_the_source(kind: str, tmp_path: Path) -> None:
-    source = Path(glassnet.agent.__file__).with_name("cni_call.s")
+    source = Path(str(cni_native.__file__)).with_name("call.s")
     subprocess.run(["as", "-o", tmp_path / "call.o", source], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", tmp_path / "call.o", tmp_path / "call"], check=True)
     assert (tmp_path / "call").read_bytes() == cni_native.CODE

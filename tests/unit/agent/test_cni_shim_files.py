@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glassnet.agent.cni_shim import foreign_programs, install, shebang_fault, uninstall
+from glassnet.agent.cni.programs import foreign_programs, install, shebang_fault, uninstall
 from glassnet.cni.plugins import PLUGINS
 from glassnet.net.errors import GlassnetError
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from glassnet.agent import controller_config as configs
+from glassnet.agent.cluster import configuration as configs
 from glassnet.net.errors import UsageError
 
 GLASSNET = str(Path(sys.executable).with_name("glassnet"))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kubelet_world import World, c, scenario
 
-from glassnet.agent import environment
-from glassnet.agent.environment import MissingReference
+from glassnet.agent.pods import environment
+from glassnet.agent.pods.environment import MissingReference
 from glassnet.kube import kinds
 from glassnet.kube.types import Pod, decode
 from glassnet.kube.view import View

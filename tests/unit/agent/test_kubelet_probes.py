@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from kubelet_world import World, c, run, scenario
 
-from glassnet.agent import grpc_health, probes
-from glassnet.agent.grpc_health import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, frame
-from glassnet.agent.probes import EAGER, PATIENT, Outcome, Place
+from glassnet.agent.pods import grpc_health, probes
+from glassnet.agent.pods.grpc_health import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, frame
+from glassnet.agent.pods.probes import EAGER, PATIENT, Outcome, Place
 from glassnet.kube.types import (
     Container,
     ContainerPort,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent import pod_status
-from glassnet.agent.pod_status import ContainerState
+from glassnet.agent.pods import pod_status
+from glassnet.agent.pods.pod_status import ContainerState
 from glassnet.kube import kinds
 from glassnet.kube.types import Pod, decode
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent import node_conditions
 from glassnet.agent.changes import Writer
-from glassnet.agent.node_conditions import NodeConditions
+from glassnet.agent.cluster import node_conditions
+from glassnet.agent.cluster.node_conditions import NodeConditions
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store

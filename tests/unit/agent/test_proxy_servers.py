@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from glassnet.agent.proxy_metrics import ProxyMetrics
-from glassnet.agent.proxy_servers import HealthCheckNodePorts, Listening, health_handler, metrics_handler
+from glassnet.agent.proxy.metrics import ProxyMetrics
+from glassnet.agent.proxy.servers import HealthCheckNodePorts, Listening, health_handler, metrics_handler
 from glassnet.kernel import libc
 from glassnet.kernel.netns import KernelNetNs
 from glassnet.kube.types import Meta, Node

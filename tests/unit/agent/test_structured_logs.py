@@ -37,7 +37,7 @@ def test_what_is_no_secret_stays() -> None:
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
-    made = logging.LogRecord("glassnet.agent.proxy_node", logging.WARNING, "f", 1, message, arguments, None)
+    made = logging.LogRecord("glassnet.agent.proxy.service", logging.WARNING, "f", 1, message, arguments, None)
     made.__dict__.update(extra)
     return made
 
@@ -56,5 +56,13 @@ def test_a_line_of_text() -> None:
 
 
 def test_every_part_has_a_name() -> None:
-    modules = ("node_routes", "route_link", "cni_server", "proxy", "watches", "node_agent", "events")
-    assert [part_of(f"glassnet.x.{one}") for one in modules] == ["routes", "routes", "cni", "proxy", "api", "agent", "api"]  # fmt: skip
+    modules = (
+        "agent.routes.loop",
+        "agent.routes.link",
+        "agent.cni.server",
+        "agent.proxy.loop",
+        "client.watches",
+        "agent.node.agent",
+        "agent.events",
+    )
+    assert [part_of(f"glassnet.{one}") for one in modules] == ["routes", "routes", "cni", "proxy", "api", "agent", "api"]  # fmt: skip

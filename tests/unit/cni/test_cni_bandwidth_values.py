@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent.pod_capabilities import bandwidth as capability
+from glassnet.agent.pods.capabilities import bandwidth as capability
 from glassnet.cni import bandwidth
 from glassnet.cni.bandwidth import Limit, ifb_name, parse, queue_operations
 from glassnet.cni.effects import Apply, Effect

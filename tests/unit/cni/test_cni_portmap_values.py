@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from glassnet.agent.kept_rules import Kept
-from glassnet.agent.nat_rules import lost, taken_away
-from glassnet.agent.rule_keeper import DELAY, PATIENCE, concerns, lost_script
+from glassnet.agent.cni.kept_rules import Kept
+from glassnet.agent.cni.nat_rules import lost, taken_away
+from glassnet.agent.cni.rule_keeper import DELAY, PATIENCE, concerns, lost_script
 from glassnet.cni import effects as e
 from glassnet.cni import nat_table, plugins, portmap, portmap_iptables, portmap_nft
 from glassnet.cni.errors import CniError

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from glassnet.agent.control_plane import ControlPlane
+from glassnet.agent.cluster.control_plane import ControlPlane
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.request import DeleteOptions
 from glassnet.apiserver.server import ApiServer

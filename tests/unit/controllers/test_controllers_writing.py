@@ -8,7 +8,7 @@ from typing import Any
 from controllers_world import World, template
 
 from glassnet.agent.changes import Writer
-from glassnet.agent.control_plane import ControlPlane
+from glassnet.agent.cluster.control_plane import ControlPlane
 from glassnet.apiserver.local import LocalApi
 from glassnet.kube import kinds
 from glassnet.kube.change import Delete, Patch, Record

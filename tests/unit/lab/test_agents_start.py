@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from glassnet.agent.proxy import ProxySettings
-from glassnet.agent.proxy_watches import selection
+from glassnet.agent.proxy.loop import ProxySettings
+from glassnet.agent.proxy.watches import selection
 from glassnet.apiserver import auth, http
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store

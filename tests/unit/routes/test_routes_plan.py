@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glassnet.agent.route_table import RouteTable
+from glassnet.agent.routes.table import RouteTable
 from glassnet.net.errors import KernelError
 from glassnet.netstack.model import Vxlan
 from glassnet.netstack.ops import (

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glassnet.agent import routes as agent_routes
-from glassnet.agent.routes import RouteLoop
+from glassnet.agent.routes import vpc as agent_routes
+from glassnet.agent.routes.vpc import RouteLoop
 from glassnet.kube import kinds
 from glassnet.kube.types import Node, decode
 from glassnet.kube.view import View

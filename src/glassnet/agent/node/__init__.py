@@ -1,0 +1,1 @@
+"""The one process of a node: its parts together, their configuration, what it says of itself."""

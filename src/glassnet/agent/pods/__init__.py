@@ -1,0 +1,1 @@
+"""The pods of a node, as a kubelet keeps them."""

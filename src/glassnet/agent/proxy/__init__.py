@@ -1,0 +1,1 @@
+"""The Service proxy of a node: the loop, and all around it."""
