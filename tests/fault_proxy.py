@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import tempfile
 import time
@@ -119,7 +120,8 @@ class FaultProxy:
     def url(self) -> str:
         return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """`listening` is the socket to serve on, which may be in another network namespace; without one on 127.0.0.1 here."""
         self._session = aiohttp.ClientSession(auto_decompress=True, timeout=aiohttp.ClientTimeout(total=None))
         app = web.Application(client_max_size=1 << 24)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -131,8 +133,12 @@ class FaultProxy:
             self.certify(*self.authority.issue("server", ["127.0.0.1", "localhost"]))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True)
-        await site.start()
+        if listening is not None:
+            await web.SockSite(self._runner, listening, ssl_context=self._context).start()
+        else:
+            await web.TCPSite(
+                self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True
+            ).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import random
 import shlex
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,7 @@ class Api:
         self.asked: list[str] = []
         self.authorize: Callable[[auth.User, web.Request], None] = auth.authorize
         self.port = 0
+        self.here = False  # on the loopback of the test's own process instead: a gateway stands between
         self.empty()
 
     def empty(self) -> None:
@@ -76,12 +78,24 @@ class Api:
         app.middlewares.insert(0, watched)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        listening = self._node.machine.netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening = socket.socket() if self.here else self.listening()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
         tls = auth.ssl_context(self._place / "crt", self._place / "key", self._place / "ca")
         await web.SockSite(self._runner, listening, ssl_context=tls).start()
+
+    def listening(self) -> socket.socket:
+        """A socket on the machine."""
+        return self._node.machine.netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+    def context(self) -> ssl.SSLContext:
+        """What an administrator's client shows the server and believes of it."""
+        made = ssl.create_default_context(cadata=self._pems.ca.decode())
+        for name, raw in (("admin.crt", self._pems.admin), ("admin.key", self._pems.admin_key)):
+            (self._place / name).write_bytes(raw)
+        made.load_cert_chain(self._place / "admin.crt", self._place / "admin.key")
+        return made
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -135,6 +149,8 @@ class AgentNode:
         self.node, self.machine, self.api = node, node.machine, Api(node, place)
         self.pods: dict[str, KernelNetNs] = {}
         self._servers: list[asyncio.Server] = []
+        self.program = ["-m", "glassnet", "agent"]
+        self.kubeconfig = ""  # another than the way straight to the API
         self.process: KernelProcess | None = None
         self.log = self.path("/srv/agent.log")
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -173,11 +189,11 @@ class AgentNode:
 
     async def start(self, *words: str, wrapped: tuple[str, ...] = (), **environment: str) -> None:
         """Start the agent's process; `wrapped` is what it is started by."""
-        (self.path("/srv") / "kubeconfig").write_text(self.api.kubeconfig())
+        (self.path("/srv") / "kubeconfig").write_text(self.kubeconfig or self.api.kubeconfig())
         self.path("/srv/agent.yaml").write_text(json.dumps(self.config))
         with open(self.log, "wb") as file:
             env = {"PYTHONPATH": str(SOURCES), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
-            argv = [*wrapped, sys.executable, "-m", "glassnet", "agent", "--config", "/srv/agent.yaml", *words]
+            argv = [*wrapped, sys.executable, *self.program, "--config", "/srv/agent.yaml", *words]
             self.process = await self.machine.spawn(argv, env=env, stdout=file.fileno(), stderr=file.fileno())
 
     async def command(self, *words: str, status: int = 0) -> str:

@@ -30,6 +30,7 @@ from glassnet.agent.proxy.settings import NodeRanges
 from glassnet.agent.proxy.watches import watch_services
 from glassnet.agent.routes.loop import NodeRoutes
 from glassnet.agent.service_manager import give_life_signs, tell_systemd
+from glassnet.client.belief import PATIENCE, Patience
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
 from glassnet.client.watches import Watches
@@ -50,14 +51,17 @@ NODE_WAIT = 30.0  # seconds that the proxy waits for its own Node, without which
 
 
 class NodeAgent:
-    """One node's agent. `run` until SIGTERM or SIGINT; rules, routes and links stay when it ends, as connections must."""
+    """One node's agent. `run` until SIGTERM or SIGINT; rules, routes and links stay when it ends, as connections must.
 
-    def __init__(self, config: AgentConfig, access: Access) -> None:
+    `patience` is what its watches have with the API server.
+    """
+
+    def __init__(self, config: AgentConfig, access: Access, patience: Patience = PATIENCE) -> None:
         self.config, self.node, self._access = config, config.node_name, access
         self._machine = HostMachine()
         self._api = RestApi(access)
         self.view = View()
-        self._watches = Watches(self._api, self.view, on_error=self._watch_failed)
+        self._watches = Watches(self._api, self.view, on_error=self._watch_failed, patience=patience)
         self._events = EventRecorder(Writer(self._api, lambda: datetime.now(UTC)))
         self._proxy = self._make_proxy() if config.proxy.enabled else None
         self._routes = self._make_routes() if config.routes.enabled else None
