@@ -96,7 +96,8 @@ def test_what_is_no_result(body: dict[str, Any], words: str) -> None:
 v4, v6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 word = st.text("abc0:/.", min_size=1, max_size=6)
 interfaces = st.lists(
-    st.builds(Interface, word, st.just("") | word, st.just("") | word, st.integers(0, 9000), st.just("") | word), max_size=3
+    st.builds(Interface, word, st.just("") | word, st.just("") | word, st.integers(0, 9000), st.just("") | word, st.just("") | word),
+    max_size=3,
 )  # fmt: skip
 ips = st.lists(
     st.tuples(v4, st.integers(0, 32), st.none() | v4) | st.tuples(v6, st.integers(0, 128), st.none() | v6), max_size=4
