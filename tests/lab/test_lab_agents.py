@@ -17,7 +17,7 @@ import pytest
 from conftest import Lab
 
 pytestmark = pytest.mark.lab
-AGENT = "system:serviceaccount:glassnet:agent"
+AGENT = "system:serviceaccount:glassnet-system:glassnet-agent"
 RESOURCES = {"services", "endpointslices", "nodes", "servicecidrs"}
 WEB = """
 apiVersion: apps/v1

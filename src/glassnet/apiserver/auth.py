@@ -19,7 +19,7 @@ from glassnet.net.errors import ApiError
 MASTERS, NODES, AUTHENTICATED = "system:masters", "system:nodes", "system:authenticated"
 ACCOUNTS = "system:serviceaccounts"
 READS = ("get", "list", "watch")
-AGENT = "system:serviceaccount:glassnet:agent"  # glassnet's own agents: what they read and write, and no more
+AGENT = "system:serviceaccount:glassnet-system:glassnet-agent"  # glassnet's own agents: what they read and write, and no more
 _AGENT_MAY = dict.fromkeys(("nodes", "services", "endpointslices", "servicecidrs"), READS) | {"events": ("create", "patch")}  # fmt: skip
 STREAMS = ("exec", "attach", "portforward")
 SELF_REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")

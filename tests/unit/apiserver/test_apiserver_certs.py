@@ -64,9 +64,12 @@ def test_admin_is_a_master(made: certs.Certificates) -> None:
 
 def test_the_agents_are_a_service_account_with_its_groups(made: certs.Certificates) -> None:
     subject = read(made.agent).subject
-    assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:serviceaccount:glassnet:agent"
+    assert (
+        subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+        == "system:serviceaccount:glassnet-system:glassnet-agent"
+    )
     groups = [each.value for each in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
-    assert groups == ["system:serviceaccounts", "system:serviceaccounts:glassnet"]
+    assert groups == ["system:serviceaccounts", "system:serviceaccounts:glassnet-system"]
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> dict[str, object] | None:
