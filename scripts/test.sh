@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Runs all tests: those on labs and those of CNI beside the others, for all wait much of their time for kernels and clocks.
+# Runs all tests, in four processes side by side: most of their time they wait for kernels, processes and clocks.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-run() { .venv/bin/python -m pytest -p no:cacheprovider "$@"; }
-run tests/lab >"$logs/labs" 2>&1 &
-labs=$!
-run tests/kernel/test_cni_*.py >"$logs/cni" 2>&1 &
-cni=$!
+names=() pids=()
+begin() {
+  local name=$1
+  shift
+  .venv/bin/python -m pytest -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
+  names+=("$name") pids+=($!)
+}
+begin labs tests/lab
+begin cni tests/kernel/test_cni_*.py
+begin kernel --ignore-glob 'tests/kernel/test_cni_*.py' tests/kernel
+begin rest --ignore tests/lab --ignore tests/kernel tests
 status=0
-run --ignore tests/lab --ignore-glob 'tests/kernel/test_cni_*.py' tests || status=$?
-wait "$cni" || status=$?
-echo "Tests of CNI in the kernel:"
-cat "$logs/cni"
-wait "$labs" || status=$?
-echo "Tests on labs:"
-cat "$logs/labs"
+for number in "${!pids[@]}"; do
+  wait "${pids[$number]}" || status=$?
+  echo "Tests of ${names[$number]}:"
+  cat "$logs/${names[$number]}"
+done
 exit "$status"
