@@ -1,6 +1,7 @@
 """Documents as tests: runs the commands of ```console blocks in one shell and compares what they print.
 
-In a block, a line that starts with `$ ` is a command; the lines below it are its output. In output, `…` stands for any text within a
+In a block, a line that starts with `$ ` is a command, one that starts with `NAME# ` a command for root on that machine; the lines below it are
+its output. In output, `…` stands for any text within a
 line, and a line that is only `…` for any number of lines. `(status 1)` as an output's last line says how the command ends (0 otherwise).
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_PROMPT = re.compile(r"(?:([a-z][a-z0-9]*(?:-[a-z0-9]+)*)#|\$) ")
 
 
 @dataclass(frozen=True)
@@ -20,20 +23,25 @@ class Command:
     text: str
     output: tuple[str, ...]
     status: int
+    where: str = ""  # the machine, "" for where the document is read
+    section: str = ""  # the heading of level 2 above it
 
 
 def commands(document: Path) -> Iterator[Command]:
     """The commands of a document's console blocks, in order."""
     lines = document.read_text().splitlines()
-    inside, current, output, start = False, "", [], 0
+    inside, current, output, start, where, section = False, "", [], 0, "", ""
     for number, line in enumerate([*lines, "```"], 1):
         if not inside:
             inside = line.strip() == "```console"
+            section = line[3:].strip() if line.startswith("## ") else section
             continue
-        if line.startswith("$ ") or line.strip() == "```":
+        prompt = _PROMPT.match(line)
+        if prompt or line.strip() == "```":
             if current:
-                yield _command(start, current, output)
-            current, output, start = line[2:] if line.startswith("$ ") else "", [], number
+                yield _command(start, current, output, where, section)
+            current, output, start = line[prompt.end() :] if prompt else "", [], number
+            where = (prompt[1] or "") if prompt else ""
             inside = line.strip() != "```"
         elif current.endswith("\\") and not output:
             current = current[:-1] + line.removeprefix("> ").strip()
@@ -41,11 +49,11 @@ def commands(document: Path) -> Iterator[Command]:
             output.append(line)
 
 
-def _command(line: int, text: str, output: list[str]) -> Command:
+def _command(line: int, text: str, output: list[str], where: str, section: str) -> Command:
     status = 0
     if output and (match := re.fullmatch(r"\(status (\d+)\)", output[-1])):
         status, output = int(match[1]), output[:-1]
-    return Command(line, text, tuple(output), status)
+    return Command(line, text, tuple(output), status, where, section)
 
 
 def matches(expected: tuple[str, ...], printed: list[str]) -> bool:
@@ -66,9 +74,9 @@ def matches(expected: tuple[str, ...], printed: list[str]) -> bool:
 class Shell:
     """One bash for a whole document, so that variables live on from command to command."""
 
-    def __init__(self, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, env: Mapping[str, str], cwd: Path, within: Sequence[str] = ()) -> None:
         self._bash = subprocess.Popen(
-            ["bash", "--noprofile", "--norc"],
+            [*within, "bash", "--noprofile", "--norc"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -97,18 +105,22 @@ class Shell:
         self._bash.wait(10)
 
 
+def fault(command: Command, shell: Shell, name: str) -> str:
+    """Run a command; what differs from the document `name`, in words ("" when all is as written)."""
+    status, printed = shell.run(command.text)
+    if status == command.status and matches(command.output, printed):
+        return ""
+    want, got = "\n    ".join(command.output), "\n    ".join(printed)
+    return (
+        f"{name}:{command.line}: {command.where}$ {command.text}\n  status {status}, want {command.status}\n"
+        f"  printed:\n    {got}\n  expected:\n    {want}"
+    )
+
+
 def check(document: Path, env: Mapping[str, str], cwd: Path) -> list[str]:
     """Run a whole document; what differs, in words ([] when all is as written)."""
-    shell, faults = Shell(env, cwd), []
+    shell = Shell(env, cwd)
     try:
-        for command in commands(document):
-            status, printed = shell.run(command.text)
-            if status != command.status or not matches(command.output, printed):
-                want, got = "\n    ".join(command.output), "\n    ".join(printed)
-                faults.append(
-                    f"{document.name}:{command.line}: $ {command.text}\n  status {status}, want {command.status}\n"
-                    f"  printed:\n    {got}\n  expected:\n    {want}"
-                )
+        return [text for command in commands(document) if (text := fault(command, shell, document.name))]
     finally:
         shell.close()
-    return faults

@@ -78,6 +78,24 @@ async def test_the_reverse_path(node: Node) -> None:
     assert of(await settings.rp_filter(node.machine)) == []
 
 
+async def test_a_strict_reverse_path_on_a_node_s_link_matters_beside_tunnels(node: Node) -> None:
+    node.machine.sysctl({"net.ipv4.conf.all.rp_filter": 0})
+    for words in ("eth0 type veth peer name wire", "pods0 type veth peer name pod0"):
+        await node.run("ip", "link", "add", *words.split())
+    await node.run("ip", "addr", "add", "10.9.9.1/24", "dev", "eth0")
+    await node.run("ip", "link", "set", "eth0", "up")
+    node.machine.netns.apply([AddRoute("0.0.0.0/0", gateway="10.9.9.254", dev="eth0")])
+    node.machine.sysctl({"net.ipv4.conf.pods0.rp_filter": 1, "net.ipv4.conf.eth0.rp_filter": 1})
+    assert of(await settings.rp_filter(node.machine)) == []
+    await node.run(
+        "ip", "link", "add", "glassnet-vxlan", "type", "vxlan", "id", "1", "dstport", "8472", "local", "10.9.9.1"
+    )
+    (found,) = await settings.rp_filter(node.machine)
+    assert (found.verdict, "strict on eth0, and" in found.found) == (Verdict.WARNING, True)
+    node.machine.sysctl({"net.ipv4.conf.all.rp_filter": 2})  # the larger of both counts
+    assert of(await settings.rp_filter(node.machine)) == []
+
+
 async def test_bridged_packets_that_pass_netfilter_by(node: Node) -> None:
     both = [f"net.bridge.bridge-nf-call-{name}" for name in ("iptables", "ip6tables")]
     node.machine.sysctl(dict.fromkeys(both, 0))

@@ -122,12 +122,34 @@ def test_every_mount_has_its_volume_and_every_volume_its_mount() -> None:
 
 def test_configurations_are_read_by_the_programs_they_are_for(tmp_path: Path) -> None:
     from glassnet.agent.cluster import configuration as controller_config
+    from glassnet.agent.node import configuration as agent_config
 
+    agent = agent_config.load((DEPLOY / "config/agent.yaml").read_text(), "agent.yaml", {"NODE_NAME": "n1"}, {}, "")
+    _, container = _container("DaemonSet")
+    assert agent.warnings == ()
+    assert agent.config.cluster_cidrs == ("10.244.0.0/16",)
+    assert agent.config.health_bind_address.rpartition(":")[2] == str(container["ports"][0]["containerPort"])
     text = (DEPLOY / "config/controller.yaml").read_text()
     config = controller_config.load(text, "controller.yaml", {}, {})
     _, container = _container("Deployment")
     ports = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
     assert {f"127.0.0.1:{port}" for port in ports} == {config.bind_address}
+
+
+@pytest.mark.parametrize("name", ["flannel", "kindnet"])
+def test_networks_of_others_go_on_under_their_names(name: str) -> None:
+    """Leases are found where they are, and each node gives addresses of its own ranges."""
+    from glassnet.agent.node import configuration as agent_config
+
+    config = agent_config.load((DEPLOY / f"config/from-{name}.yaml").read_text(), "a.yaml", {"NODE_NAME": "n"}, {}, "").config  # fmt: skip
+    network = json.loads(agent_config.network_file(config.cni, ("10.244.7.0/24",)))
+    first = network["plugins"][0]
+    assert config.proxy.config.mode == "iptables"
+    if name == "flannel":
+        assert (network["name"], first["type"], first["bridge"]) == ("cbr0", "glassnet", "cni0")
+    else:
+        assert (network["name"], first["ipam"]["dataDir"]) == ("kindnet", "/run/cni-ipam-state")
+        assert first["ipam"]["ranges"] == [[{"subnet": "10.244.7.0/24"}]]
 
 
 def test_the_containerfile_copies_what_is_there_and_ignores_the_rest() -> None:

@@ -14,18 +14,19 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from aiohttp import web
 
-from glassnet.apiserver import schema, subresources
-from glassnet.apiserver.auth import STREAMS, Tokens, User, allowed
+from glassnet.apiserver import admission, roles, schema, subresources
+from glassnet.apiserver.auth import STREAMS, Attributes, Tokens, User, allowed
 from glassnet.apiserver.http import SERVER, USER, Handler, answer, read_body
 from glassnet.apiserver.lifecycle import stamp
 from glassnet.apiserver.schema.errors import bad_request
-from glassnet.apiserver.server import decode
+from glassnet.apiserver.server import ApiServer, decode
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.net.errors import ApiError
 
 Obj = dict[str, Any]
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
+YEAR = 365 * 24 * 3600  # seconds
 _WRITES = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _CHANGES = ("get", "patch", "update")
 
@@ -293,9 +294,11 @@ def _kind(response: Response) -> Obj:
 
 
 class _Resource(msgspec.Struct):
-    """ResourceAttributes, as far as the lab's rule looks at them."""
+    """ResourceAttributes, as far as rules look at them."""
 
     verb: str = ""
+    group: str = ""
+    name: str = ""
     resource: str = ""
     subresource: str = ""
     namespace: str = ""
@@ -339,7 +342,8 @@ async def _access_review(request: web.Request) -> web.StreamResponse:
         raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
     if resource is not None:
         verb = "create" if resource.subresource in STREAMS else resource.verb
-        may = allowed(user, verb, resource.resource, resource.namespace)
+        wanted = Attributes(verb, resource.group, resource.resource, resource.namespace, resource.name, resource.subresource)  # fmt: skip
+        may = roles.permitted(request.app[SERVER], user, wanted)
     else:
         may = allowed(user, other.verb if other else "", "")
     return answer(
@@ -371,8 +375,11 @@ async def _self_review(request: web.Request) -> web.StreamResponse:
 
 
 def _issue(tokens: Tokens, request: web.Request, body: Any) -> Obj:
+    return issue_token(tokens, request.app[SERVER], request.match_info["namespace"], request.match_info["name"], body)
+
+
+def issue_token(tokens: Tokens, server: ApiServer, namespace: str, name: str, body: Any) -> Obj:
     """serviceaccounts/token: a TokenRequest with its token. Raises ApiError 400, 404, 422."""
-    server, namespace, name = request.app[SERVER], request.match_info["namespace"], request.match_info["name"]
     account = decode(server.get(kinds.SERVICE_ACCOUNT, namespace, name))
     spec, read = _spec(body, _TokenSpec)
     seconds = 3600 if read.expiration_seconds is None else read.expiration_seconds
@@ -382,6 +389,7 @@ def _issue(tokens: Tokens, request: web.Request, body: Any) -> Obj:
             422, "Invalid", f'TokenRequest "{name}" is invalid: spec.expirationSeconds: {why}', {"name": name}
         )
     now, uid = server.now(), account["metadata"]["uid"]
+    lasts = YEAR if seconds == admission.EXPIRES else seconds  # as --service-account-extend-token-expiration has it
     audiences = read.audiences or ["https://kubernetes.default.svc.cluster.local"]
     return {
         "kind": "TokenRequest",
@@ -389,7 +397,7 @@ def _issue(tokens: Tokens, request: web.Request, body: Any) -> Obj:
         "metadata": {"name": name, "namespace": namespace, "creationTimestamp": stamp(now)},
         "spec": {**spec, "audiences": audiences, "expirationSeconds": seconds},
         "status": {
-            "token": tokens.issue(namespace, name, uid, now, seconds, audiences),
+            "token": tokens.issue(namespace, name, uid, now, lasts, audiences),
             "expirationTimestamp": stamp(now + timedelta(seconds=seconds)),
         },
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from glassnet.apiserver import subresources
@@ -17,10 +17,14 @@ Obj = dict[str, Any]
 
 
 class LocalApi:
-    """Implements `kube.api.Api`; no call really suspends. Field ownership is kept only for calls that name a manager."""
+    """Implements `kube.api.Api`; no call really suspends. Field ownership is kept only for calls that name a manager.
+
+    `issue_token` (namespace, account, TokenRequest) answers for tokens, where there are any.
+    """
 
     def __init__(self, server: ApiServer) -> None:
         self.server = server
+        self.issue_token: Callable[[str, str, Mapping[str, Any]], Obj] | None = None
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Obj:
         return decode(self.server.get(kind, namespace, name))
@@ -38,6 +42,8 @@ class LocalApi:
             return subresources.bind(self.server, namespace, name, body, Request())
         if subresource == "eviction":
             return subresources.evict(self.server, namespace, name, body, Request())
+        if subresource == "token" and self.issue_token is not None:
+            return self.issue_token(namespace, name, body)
         return self.server.create(kind, namespace, body)
 
     async def update(

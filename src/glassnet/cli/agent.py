@@ -102,12 +102,14 @@ def _cleanup(config: AgentConfig, keep_pods: bool) -> None:
 
     from glassnet.agent.node import cleanup
 
-    removed, faults = asyncio.run(cleanup.cleanup(config, keep_pods))
+    removed, left, faults = asyncio.run(cleanup.cleanup(config, keep_pods))
     for line in removed:
         click.echo(f"removed {line}")
+    for line in left:
+        click.echo(f"left {line}")
     if faults:
         raise GlassnetError("some things could not be removed:\n  " + "\n  ".join(faults))
-    if not removed:
+    if not removed and not left:
         click.echo("nothing of glassnet's is on this node")
 
 

@@ -28,16 +28,19 @@ PROXY_EPILOG = """
 Examples:
   glassnet lab proxy nftables
   glassnet lab proxy iptables
+  glassnet lab proxy none          end them, as kube-proxy is ended: rules stay and nobody changes them
 """
 
 
-@command.command("proxy", epilog=PROXY_EPILOG, short_help="Have every node's Service proxy in another mode.")
-@click.argument("mode", type=click.Choice(["iptables", "nftables"]))
+@command.command("proxy", epilog=PROXY_EPILOG, short_help="Have every node's Service proxy in another mode, or ended.")
+@click.argument("mode", type=click.Choice(["iptables", "nftables", "none"]))
 @click.pass_obj
 def proxy(lab: str | None, mode: str) -> None:
     """Have every node's Service proxy in another mode.
 
     New rules are in place before the old ones go, and no established connection breaks. A lab that is resumed keeps the mode.
+
+    `none` ends the proxies and leaves their rules as they are, for another (glassnet agent, kube-proxy) to take over. A mode brings them back.
     """
     from glassnet.lab.control import ask
     from glassnet.lab.state import running_lab
@@ -45,4 +48,9 @@ def proxy(lab: str | None, mode: str) -> None:
     reply = ask(running_lab(lab), "proxy", 90, mode=mode)
     if "error" in reply:
         raise LabError(reply["error"])
+    if mode == "none":
+        click.echo(
+            f"No node has a Service proxy of the lab's now; what rules there are stay ({reply['seconds']:.2f} s)."
+        )
+        return
     click.echo(f"Every node's Services are in {reply['mode']} now ({reply['seconds']:.2f} s).")

@@ -53,6 +53,9 @@ def _print(reports: list[dict[str, Any]]) -> None:
             f"lab {report['name']!r} is up: {report['ready']} of {report['pods']} pods Ready, {report['services']} services, "
             f"proxy {report['proxy']}, {report['memory_mb']} MB"
         )
+        absent = [part for part in ("cni", "proxy", "routes") if report[part] == "none"]
+        if absent:
+            click.echo(f"no {', no '.join(absent)} of the lab's own: yours to bring (docs/install.md)")
         click.echo(f"API https://127.0.0.1:{report['api_port']}  kubeconfig {report['kubeconfig']}")
         for watch in report["watches"]:
             if watch["error"]:

@@ -17,6 +17,7 @@ Examples:
   glassnet up -f deployment.yaml -f services/        apply manifests, wait until every pod is Ready
   glassnet up --name second --nodes 20 --proxy nftables
   kustomize build . | glassnet up -f -
+  glassnet up --proxy none --cni none --routes none  nodes without a network, to run `glassnet agent` on (docs/install.md)
 """
 
 
@@ -41,10 +42,24 @@ Examples:
 )
 @click.option(
     "--proxy",
-    type=click.Choice(["iptables", "nftables"]),
+    type=click.Choice(["iptables", "nftables", "none"]),
     default="iptables",
     show_default=True,
-    help="How Services are spelled.",
+    help="How Services are spelled; none: nobody makes them work.",
+)
+@click.option(
+    "--cni",
+    type=click.Choice(["hardway", "none"]),
+    default="hardway",
+    show_default=True,
+    help="Pods' network; none: no plugins, no configuration, nodes are NotReady until somebody brings them.",
+)
+@click.option(
+    "--routes",
+    type=click.Choice(["vpc", "none"]),
+    default="vpc",
+    show_default=True,
+    help="Who routes between the pods of different nodes; none: nobody does.",
 )
 @click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
 @click.option(
@@ -114,5 +129,8 @@ def _farewell(name: str, up: dict[str, Any], seconds: float) -> None:
     click.echo(f"kubeconfig: {up['kubeconfig']}")
     click.echo("Try:")
     click.echo(f"  glassnet kubectl{flag} get nodes -o wide")
-    click.echo(f"  glassnet node{flag} worker-0 -- iptables -t nat -S KUBE-SERVICES")
+    if up["proxy"] == "none":
+        click.echo(f"  glassnet node{flag} worker-0 -- glassnet preflight node")
+    else:
+        click.echo(f"  glassnet node{flag} worker-0 -- iptables -t nat -S KUBE-SERVICES")
     click.echo(f"  glassnet host{flag} internet -- ping -c 1 {up['public']}")

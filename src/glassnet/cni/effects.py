@@ -237,11 +237,12 @@ class ForgetConnections(Effect[None]):
 
 
 class Delegate(Effect[dict[str, Any]]):
-    """Call another plugin, found in the call's CNI_PATH, with the same environment; its answer ({} for none)."""
+    """Call another plugin, found in the call's CNI_PATH, with the same environment, `environment` over it; its answer ({} for none)."""
 
     plugin: str
     command: str
     config: Mapping[str, Any]
+    environment: Mapping[str, str] = {}
 
 
 class ReadFile(Effect[str | None]):

@@ -212,16 +212,14 @@ def _first_that_fits(call: Call, family: int, transactions: Sequence[str]) -> St
                 raise
 
 
-def _take(call: Call) -> Steps[None]:
-    """Take the rules away, if there are any."""
-    chain = chain_name(call.name)
-    lines = f":{chain} - [0:0]\n-D POSTROUTING {_note(call.name)} -j {chain}\n-X {chain}\n"
+def take_rules(network: str) -> Steps[None]:
+    """Take a network's rules away, if there are any."""
+    chain = chain_name(network)
+    lines = f":{chain} - [0:0]\n-D POSTROUTING {_note(network)} -j {chain}\n-X {chain}\n"
     for family in (4, 6):
         yield from wiring.tried(
             lambda family=family: ask(  # type: ignore[misc]
-                Restore(
-                    family, lines, otherwise=masquerade.chain_removal(chain), keep=f"masquerade{family}-{call.name}"
-                )
+                Restore(family, lines, otherwise=masquerade.chain_removal(chain), keep=f"masquerade{family}-{network}")
             )
         )
 
@@ -278,6 +276,6 @@ def collect(call: Call) -> Steps[None]:
     except GlassnetError as error:
         problem = error
     if not call.valid():
-        yield from _take(call)
+        yield from take_rules(call.name)
     if problem is not None:
         raise problem

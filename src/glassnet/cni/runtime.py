@@ -40,7 +40,10 @@ class Network(NamedTuple):
 
 
 class Container(NamedTuple):
-    """What a runtime says of one attachment: `netns` is a path on the node, `pod` a descriptor (-1: gone), `arguments` become CNI_ARGS."""
+    """What a runtime says of one attachment: `netns` is a path on the node, `pod` a descriptor (-1: gone), `arguments` become CNI_ARGS.
+
+    With `programs` plugins that we have ourselves are called as programs, too.
+    """
 
     container_id: str
     netns: str
@@ -48,6 +51,7 @@ class Container(NamedTuple):
     pod: int = -1
     arguments: tuple[tuple[str, str], ...] = ()
     capabilities: Mapping[str, Any] = {}
+    programs: bool = False
 
     @property
     def attachment(self) -> Attachment:
@@ -149,8 +153,8 @@ def _call(
         "CNI_ARGS": ";".join(f"{key}={value}" for key, value in container.arguments),
         "CNI_PATH": PLUGIN_PATH,
     }
-    if kind not in plugins.PLUGINS:
-        return (yield from ask(Delegate(kind, command, config)))
+    if container.programs or kind not in plugins.PLUGINS:
+        return (yield from ask(Delegate(kind, command, config, environment)))
     call = read_call(kind, environment, json.dumps(config), container.pod)
     return (yield from plugins.perform(call))
 

@@ -55,13 +55,15 @@ def own_places() -> list[str]:
 
 
 def make_tree(upper: Path, files: Mapping[str, str]) -> None:
-    """Fill a machine's writable layer before it is mounted: directories, and `files` (absolute path -> text)."""
+    """Fill a machine's writable layer before it is mounted: directories, and `files` (absolute path -> text); scripts can be run."""
     for directory in WRITABLE:
         (upper / directory).mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         target = upper / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+        if text.startswith("#!"):
+            target.chmod(0o755)
 
 
 def enter_root(place: Path, binds: Iterable[str], rootless: bool, kept: Iterable[str] = ()) -> None:

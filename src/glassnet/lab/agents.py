@@ -28,22 +28,26 @@ from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 
 PATIENCE = 30.0  # seconds until the first complete lists must be there
 ROUTER_LINK = "eth0"
+NONE = "none"  # in place of a proxy mode
 
 
 class Agents:
-    """`workers` get a proxy each, the machine behind `router` routes to their pods. `run` takes loops that go on until the lab ends."""
+    """`workers` get a proxy each, if `proxy`; the machine behind `router`, if there is one, routes to their pods. `run` takes loops that go
+    on until the lab ends."""
 
     def __init__(
         self,
         api: RestApi,
         workers: Mapping[str, Machine],
-        router: NetNs,
+        router: NetNs | None,
         settings: ProxySettings,
         *,
+        proxy: bool = True,
         run: Callable[[Coroutine[Any, Any, None]], None],
         now: Callable[[], datetime],
     ) -> None:
         self._workers, self._router, self._settings, self._run = workers, router, settings, run
+        self._wanted = proxy
         self.view = View()
         self._events = EventRecorder(Writer(api, now))
         self._watches = Watches(api, self.view)
@@ -60,15 +64,19 @@ class Agents:
             why = "; ".join(f"{watch.kind.resource}: {watch.error or 'no answer'}" for watch in missing)
             raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
         self._run(self._events.run())
-        self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
+        if self._router is not None:
+            self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
         self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
-        await self._proxies.start()
+        if self._wanted:
+            await self._proxies.start()
         self._run(self._proxies.run())
 
     async def switch(self, mode: str) -> float:
-        """Have every node's proxy in another mode; the seconds it took. Raises LabError."""
+        """Have every node's proxy in another mode, or ("none") end them and leave their rules; the seconds it took. Raises LabError."""
         if self._proxies is None:
             raise LabError("the lab is only coming up; try again when it is up")
+        if mode == NONE:
+            return await self._proxies.end()
         return await self._proxies.switch(mode)
 
     # -- how far they are

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import glassnet
 from glassnet.kernel.machine import LabMachine, MachineFactory, remember_proc
 from glassnet.kernel.spawn import Spawner
 from glassnet.lab.topology import VPC_BRIDGE, Cable, MachineSpec, Topology
 from glassnet.netstack.ops import AddVeth, SetLink
+
+OWN_COMMAND = "/usr/local/bin/glassnet"
 
 
 class Lab:
@@ -32,9 +37,11 @@ async def build(topology: Topology, place: Path, rootless: bool, report: Callabl
     """
     remember_proc()
     lab = Lab(topology, Spawner())
+    nodes = {spec.name for spec in topology.of_role("controller", "worker")}
     factory = MachineFactory(lab.spawner, place, rootless)
     for spec in topology.machines:
-        lab.machines[spec.name] = await factory.machine(spec.name, spec.files)
+        files = {**spec.files, OWN_COMMAND: own_command()} if spec.name in nodes else spec.files
+        lab.machines[spec.name] = await factory.machine(spec.name, files)
         report(spec.name)
     switches = {spec.name for spec in topology.of_role("fabric")}
     for spec in topology.of_role("fabric"):
@@ -52,6 +59,13 @@ async def build(topology: Topology, place: Path, rootless: bool, report: Callabl
         )
     )
     return lab
+
+
+def own_command() -> str:
+    """The program `glassnet` of a node: this one, by the Python that runs it here."""
+    place = Path(glassnet.__file__).resolve().parent.parent
+    start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from glassnet.cli.main import main; main()"
+    return f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -c '{start}' {shlex.quote(str(place))} \"$@\"\n"
 
 
 def _set_up(lab: Lab, spec: MachineSpec) -> None:

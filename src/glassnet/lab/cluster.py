@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from aiohttp import web
 from glassnet.agent.cluster.control_plane import ControlPlane
 from glassnet.agent.live_sender import ask_of
 from glassnet.agent.live_trace import send_traced
-from glassnet.agent.pods.kubelet import Kubelet, NodeConfig, dispatch, heartbeats
+from glassnet.agent.pods.kubelet import Kubelet, NodeConfig, dispatch, heartbeats, look_for_networks
 from glassnet.agent.proxy.loop import MODES, ProxySettings, cluster_cidr_detectors
 from glassnet.agent.snapshots import take
-from glassnet.apiserver import auth, certs, discovery, http, openapi, streams
+from glassnet.apiserver import auth, certs, discovery, http, openapi, roles, streams
 from glassnet.apiserver.local import LocalApi, feed
 from glassnet.apiserver.request import Request
 from glassnet.apiserver.server import MERGE_PATCH, ApiServer
@@ -35,7 +36,7 @@ from glassnet.kernel.netns import own_netns
 from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import control, readiness
-from glassnet.lab.agents import Agents
+from glassnet.lab.agents import NONE, Agents
 from glassnet.lab.build import Lab, build
 from glassnet.lab.faults.journal import Faults
 from glassnet.lab.faults.scene import Ground
@@ -136,6 +137,8 @@ class Cluster:
         await self._agents.start()
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
+        if self._settings.cni == NONE:
+            self._start(look_for_networks(self._kubelets))
         faults = Faults(self._lab, Ground(self._machines.machines, self._topology, self.view, self.api))
         answers: dict[str, Callable[..., Any]] = {"status": self.status, "proxy": self.switch_proxy}
         answers |= {"snapshot": self.snapshot, "live": self.live, "break": faults.break_, "mend": faults.mend}
@@ -143,7 +146,7 @@ class Cluster:
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
-        if mode not in MODES or self._agents is None:
+        if mode not in (*MODES, NONE) or self._agents is None:
             return {"error": f"no such proxy mode: {mode!r}"}
         try:
             seconds = await self._agents.switch(mode)
@@ -191,7 +194,10 @@ class Cluster:
             spec.name, spec.address, spec.public, spec.pod_cidr, labels, cluster_cidr=self._topology.cluster_cidr
         )
         machine = self._machines.machines[spec.name]
-        return Kubelet(self.view, self.api, machine, runtime, config, now=utc_now, permanent_neighbours=True)
+        own = self._settings.cni != NONE
+        return Kubelet(
+            self.view, self.api, machine, runtime, config, now=utc_now, permanent_neighbours=own, own_network=own
+        )
 
     def _agents_of(self, workers: Sequence[MachineSpec]) -> Agents:
         """The proxies of the workers and the router's routes, by way of the API's port on the lab's own loopback."""
@@ -201,14 +207,17 @@ class Cluster:
         config = certs.kubeconfig(self._lab.name, address, made.ca, made.agent, made.agent_key, "agent")
         self._lab.write("agent.kubeconfig", config)
         settings = ProxySettings(
-            mode=self._settings.proxy, detectors=cluster_cidr_detectors([self._topology.cluster_cidr]), min_period=0.03
+            mode=MODES[0] if self._settings.proxy == NONE else self._settings.proxy,
+            detectors=cluster_cidr_detectors([self._topology.cluster_cidr]),
+            min_period=0.03,
         )
         machines = self._machines.machines
         return Agents(
             RestApi(kubeconfig.load(str(self._lab.path / "agent.kubeconfig"))),
             {spec.name: machines[spec.name] for spec in workers},
-            machines[self._topology.router].netns,
+            machines[self._topology.router].netns if self._settings.routes != NONE else None,
             settings,
+            proxy=self._settings.proxy != NONE,
             run=self._start,
             now=utc_now,
         )
@@ -266,9 +275,13 @@ class Cluster:
         """The API on the host's loopback, on every controller, and on the loopback of the lab's own namespace, where its agents are."""
         assert self._machines is not None
         tokens = auth.Tokens(self._token_secret())
+        self.api.issue_token = partial(discovery.issue_token, tokens, self.server)
         routes = [*discovery.routes(tokens), *openapi.routes(self.server.schema), *streams.routes(pods)]
         app = http.build_app(
-            self.server, lambda request: auth.authenticate(request, tokens, utc_now()), auth.authorize, routes
+            self.server,
+            lambda request: auth.authenticate(request, tokens, utc_now()),
+            roles.authorizer(self.server),
+            routes,
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await runner.setup()
@@ -374,6 +387,7 @@ class Cluster:
             "unready": readiness.unready(self.view.pods.values()),
             "kubeconfig": str(self._lab.kubeconfig),
             "public": self._topology.of_role("worker")[0].public,
+            "proxy": self._settings.proxy,
         }
 
     def status(self) -> dict[str, Any]:
@@ -386,6 +400,8 @@ class Cluster:
             "state": "up",
             "profile": self._settings.profile,
             "proxy": self._settings.proxy,
+            "cni": self._settings.cni,
+            "routes": self._settings.routes,
             "api_port": self._port,
             "kubeconfig": str(self._lab.kubeconfig),
             "pods": total,

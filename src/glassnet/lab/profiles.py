@@ -48,7 +48,7 @@ def _hardway(settings: Settings) -> Topology:
         for i, cidr in enumerate(pod_cidrs)
     ]
     names = "".join(f"{spec.address} {spec.name}\n" for spec in specs)
-    nodes_done = tuple(_with_files(spec, names) for spec in specs)
+    nodes_done = tuple(_with_files(spec, names, network=settings.cni != "none") for spec in specs)
     router = MachineSpec(
         "vpc-router",
         "router",
@@ -152,9 +152,9 @@ def _node(
     )
 
 
-def _with_files(spec: MachineSpec, names: str) -> MachineSpec:
+def _with_files(spec: MachineSpec, names: str, network: bool = True) -> MachineSpec:
     files = {"/etc/hosts": _hosts(spec.name, names), "/etc/resolv.conf": ""}
-    if spec.pod_cidr:
+    if spec.pod_cidr and network:
         files |= cni_files(spec.pod_cidr)
     files["/etc/hostname"] = spec.name + "\n"
     return MachineSpec(

@@ -87,15 +87,33 @@ class Proxies:
             machine.netns, ("0.0.0.0",), lambda: health.healthy(time.time()), failed
         )
 
+    async def end(self) -> float:
+        """End all; their rules stay, as those of a kube-proxy do that is stopped. The seconds it took."""
+        async with self._switching:
+            begun = time.monotonic()
+            loops, self._loops = self._loops, {}
+            for loop, _ in loops.values():
+                await loop.stop(sweep=False)
+            for server in self._servers:
+                await server.close()
+            for checks in self._checks.values():
+                await checks.close()
+            self._servers.clear()
+            self._checks.clear()
+            return time.monotonic() - begun
+
     async def switch(self, mode: str) -> float:
-        """Have every node in another mode; the seconds it took.
+        """Have every node in another mode, those that had ended too; the seconds it took.
 
         The old rules go once the new ones are in place, and translations of connections live in conntrack: none breaks.
         Raises LabError when a node does not get there in 60 s.
         """
         async with self._switching:
             begun = time.monotonic()
-            if mode != self.settings.mode:
+            if not self._loops:
+                self.settings = dataclasses.replace(self.settings, mode=mode)
+                await self.start()
+            elif mode != self.settings.mode:
                 self.settings = dataclasses.replace(self.settings, mode=mode)
                 for name, (loop, _) in list(self._loops.items()):
                     await loop.stop(sweep=False)

@@ -8,12 +8,17 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods."""
+    """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
+
+    `proxy`, `cni` and `routes` are the three parts of a cluster's network; "none" leaves one to whoever is to bring it.
+    """
 
     name: str = "lab"
     profile: str = "hardway"
     workers: int = 3
-    proxy: Literal["iptables", "nftables"] = "iptables"
+    proxy: Literal["iptables", "nftables", "none"] = "iptables"
+    cni: Literal["hardway", "none"] = "hardway"
+    routes: Literal["vpc", "none"] = "vpc"
     node_cidr: str = "10.240.0.0/24"
     pod_cidr: str = "10.200.0.0/16"
     service_cidr: str = "10.32.0.0/24"

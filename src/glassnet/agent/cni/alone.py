@@ -119,7 +119,7 @@ class LoneEffects(Effects):
     def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", ""))
         try:
-            environment = {**os.environ, **self._environment, "CNI_COMMAND": effect.command}
+            environment = {**os.environ, **self._environment, **effect.environment, "CNI_COMMAND": effect.command}
             given = json.dumps(effect.config).encode()
             status, output, _ = run_program([found], given, environment, DELEGATE_TIMEOUT, own_errors=True)
         except OSError as error:

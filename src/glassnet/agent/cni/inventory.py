@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from glassnet.agent.cni.alone import LoneEffects
 from glassnet.agent.cni.effects import NodeState
-from glassnet.cni import host_local, inventory, runtime, wiring
+from glassnet.cni import host_local, inventory, node, runtime, wiring
 from glassnet.cni.effects import Held, Release, Steps, ask
 from glassnet.cni.errors import CniError
 from glassnet.cni.inventory import Facts, Lease, Row
@@ -225,6 +225,15 @@ class NodeInventory:
         """GC: take away what a network has of containers that are not in the list; the errors, in words."""
         containers = [Container(one.container_id, "", one.ifname) for one in valid]
         return self._run(runtime.collect(inventory.newest(network), containers))
+
+    def in_use(self, network: str) -> list[Attachment]:
+        """Whose addresses of a network are alive, whoever made them. Raises GlassnetError."""
+        rows = inventory.rows(self.facts())
+        return [row.holder for row in rows if row.network == network and row.state == inventory.ALIVE]
+
+    def take_rules(self, network: str) -> None:
+        """Take away the rules that a network of the plugin glassnet has once a node. Raises GlassnetError."""
+        self._run(node.take_rules(network))
 
     def _run(self, steps: Steps[T], container: Container | None = None, netns: KernelNetNs | None = None) -> T:
         environment = {"CNI_PATH": runtime.PLUGIN_PATH}

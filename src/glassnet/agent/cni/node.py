@@ -172,7 +172,10 @@ class AgentEffects(Effects):
 
     async def _delegate(self, effect: e.Delegate) -> dict[str, Any]:
         found = self.plugin_program(effect.plugin, self._environment.get("CNI_PATH", PLUGIN_PATH))
-        variables = [f"{key}={value}" for key, value in {**self._environment, "CNI_COMMAND": effect.command}.items()]
+        variables = [
+            f"{key}={value}"
+            for key, value in {**self._environment, **effect.environment, "CNI_COMMAND": effect.command}.items()
+        ]
         words = ["env", *variables, "sh", "-c", '"$0"; printf "\\n%s" $?', found]  # its exit status comes last
         printed = await self._agent.host.run(words, json.dumps(effect.config).encode(), timeout=DELEGATE_TIMEOUT)
         text, _, status = printed.rpartition(b"\n")

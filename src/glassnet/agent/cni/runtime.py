@@ -33,16 +33,27 @@ class Attachment(NamedTuple):
 class CniAgent:
     """A runtime's part of CNI on one machine, for an agent that starts pods itself.
 
-    With `permanent_neighbours` pods and node know each other's MAC for good: such entries do not count against gc_thresh3.
+    With `permanent_neighbours` pods and node know each other's MAC for good: such entries do not count against gc_thresh3. With
+    `programs` every plugin is the program in PLUGIN_PATH, whosever that is; else our own are carried out here.
     """
 
-    def __init__(self, host: Host, random: Callable[[int], bytes], permanent_neighbours: bool = False) -> None:
-        self.node, self._permanent = Node(host, random), permanent_neighbours
+    def __init__(
+        self, host: Host, random: Callable[[int], bytes], permanent_neighbours: bool = False, programs: bool = False
+    ) -> None:
+        self.node, self._permanent, self._programs = Node(host, random), permanent_neighbours, programs
         self._machine, self._server = host, CniServer(self.node)
 
     def network(self) -> Network:
         """The network in use: read anew each time, as a runtime does. Raises GlassnetError when there is none, ParseError for a bad one."""
         return self._network()[0]
+
+    def lacking(self) -> str:
+        """Why there is no network, in a runtime's words; "" when there is one."""
+        try:
+            there = runtime.choose_file(os.listdir(self._machine.root / CONFIG.lstrip("/")))
+        except OSError:
+            there = None
+        return "" if there else "cni plugin not initialized"
 
     def _network(self) -> tuple[Network, str]:
         directory = self._machine.root / CONFIG.lstrip("/")
@@ -69,8 +80,9 @@ class CniAgent:
         """ADD with the machine's configuration, the result kept as libcni keeps it. Raises GlassnetError naming what failed;
         nothing is left then, nor when the caller is cancelled."""
         network, source = self._network()
+        path, pod = f"/run/netns/{netns.name}", netns.fd
         container = runtime.Container(
-            container_id, f"/run/netns/{netns.name}", ifname, netns.fd, tuple(arguments), capabilities or {}
+            container_id, path, ifname, pod, tuple(arguments), capabilities or {}, self._programs
         )
         try:
             result = await self._run(runtime.add(self._as_here(network), container), netns)
@@ -81,7 +93,8 @@ class CniAgent:
     async def delete(self, network: str, container_id: str, netns: NetNs | None = None, ifname: str = "eth0") -> None:
         """DEL: idempotent; what ADD kept says what there is to take down. Raises GlassnetError when the kernel refuses."""
         path = f"/run/netns/{netns.name}" if netns else ""
-        container = runtime.Container(container_id, path, ifname, netns.fd if netns else -1)
+        pod = netns.fd if netns else -1
+        container = runtime.Container(container_id, path, ifname, pod, programs=self._programs)
         await self._run(runtime.delete(container, network), netns)
 
     async def sweep(self, keep: Container[str] = ()) -> None:

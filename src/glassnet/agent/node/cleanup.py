@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from glassnet.agent.cni import programs
 from glassnet.agent.cni.inventory import NodeInventory
@@ -26,6 +27,7 @@ from glassnet.kernel.api import Host
 from glassnet.kernel.host import HostMachine
 from glassnet.kernel.iptables import legacy_tables
 from glassnet.kernel.network_state import list_links
+from glassnet.kernel.node_checks.result import running
 from glassnet.kube.view import View
 from glassnet.net.errors import CommandError, GlassnetError, UsageError
 from glassnet.netstack.model import Link
@@ -36,8 +38,18 @@ from glassnet.routes.model import RoutesSettings
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 
-async def cleanup(config: AgentConfig, keep_pods: bool = False) -> tuple[list[str], list[str]]:
-    """Remove what is ours; what was removed, and what could not be, in words.
+class Cleaned(NamedTuple):
+    """What was removed, what stays and why, what could not be removed: in words."""
+
+    removed: list[str]
+    left: list[str]
+    faults: list[str]
+
+
+async def cleanup(config: AgentConfig, keep_pods: bool = False) -> Cleaned:
+    """Remove what is ours.
+
+    Where kube-proxy runs the chains that both use are its own by now, and stay; addresses that pods of another plugin have in our network, too.
 
     Raises UsageError when an agent runs, or pods have links of ours and `keep_pods` is not said; nothing is removed then.
     """
@@ -53,11 +65,15 @@ async def cleanup(config: AgentConfig, keep_pods: bool = False) -> tuple[list[st
                 "drain the node first (kubectl drain NODE --ignore-daemonsets), or give --keep-pods to leave all that is CNI's"
             )
         before = await found(machine, config)
-        faults = await sweep_proxy(configs.MODES)
+        others = running(machine, "kube-proxy")
+        left = [f"iptables chains KUBE-…: {', '.join(others)} runs here, they are its own now"] if others else []
+        faults = await sweep_proxy([mode for mode in configs.MODES if mode != "iptables" or not others])
         faults += await _sweep_routes(machine, config)
-        if not pods:
+        if pods:
+            left.append(f"all that is CNI's: {len(pods)} containers have links of ours")
+        else:
             whole = True
-            faults += _sweep_cni(machine, config)
+            faults += _sweep_cni(machine, config, left)
         after = await found(machine, config)
     finally:
         machine.close()
@@ -65,7 +81,7 @@ async def cleanup(config: AgentConfig, keep_pods: bool = False) -> tuple[list[st
         if whole:
             with contextlib.suppress(OSError):
                 os.rmdir(RUN)
-    return [each for each in before if each not in set(after)], faults
+    return Cleaned([each for each in before if each not in set(after)], left, faults)
 
 
 def pod_links(machine: Host) -> list[Link]:
@@ -86,17 +102,21 @@ async def _sweep_routes(machine: Host, config: AgentConfig) -> list[str]:
 # -- CNI
 
 
-def _sweep_cni(machine: HostMachine, config: AgentConfig) -> list[str]:
-    """The network of pods that are no more: leases, rules, bridge, files, programs."""
+def _sweep_cni(machine: HostMachine, config: AgentConfig, left: list[str]) -> list[str]:
+    """The network of pods that are no more: leases, rules, bridge, files, programs. Says in `left` what pods of others still need."""
     faults: list[str] = []
     try:
-        network = _network(config)
-        faults += NodeInventory(machine, time.time).collect(network, ())
-        bridges = [
-            link for link in list_links(machine.netns) if link.kind == "bridge" and link.alias == f"cni {network.name}"
-        ]
-        machine.netns.apply([DelLink(link.name) for link in bridges])
-        _remove_leases(network.name)
+        network, inventory = _network(config), NodeInventory(machine, time.time)
+        used = inventory.in_use(network.name)
+        if used:
+            left.append(
+                f"{len(used)} addresses of network {network.name}, and its bridge: pods of another plugin have them"
+            )
+            inventory.take_rules(network.name)
+        else:
+            faults += inventory.collect(network, ())
+            _remove_bridges(machine, network.name)
+            _remove_leases(network.name)
     except GlassnetError as error:
         faults.append(str(error))
     try:
@@ -108,11 +128,19 @@ def _sweep_cni(machine: HostMachine, config: AgentConfig) -> list[str]:
             path.unlink()
         except OSError as error:
             faults.append(f"{path}: {error.strerror}")
-    with contextlib.suppress(OSError):
-        os.rmdir(kept.PLACE)
-        os.unlink(f"{kept.PLACE}.lock")
-        os.rmdir(os.path.dirname(kept.PLACE))
+    for remove, place in (
+        (os.rmdir, kept.PLACE),
+        (os.unlink, f"{kept.PLACE}.lock"),
+        (os.rmdir, os.path.dirname(kept.PLACE)),
+    ):
+        with contextlib.suppress(OSError):
+            remove(place)
     return faults
+
+
+def _remove_bridges(machine: Host, network: str) -> None:
+    links = [link for link in list_links(machine.netns) if link.kind == "bridge" and link.alias == f"cni {network}"]
+    machine.netns.apply([DelLink(link.name) for link in links])
 
 
 def _network(config: AgentConfig) -> Network:

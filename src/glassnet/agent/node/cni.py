@@ -133,7 +133,11 @@ def needs_ranges(config: CniConfig) -> bool:
     if isinstance(config.conf, str):
         return config.conf != "docker"
     plugins = config.conf.get("plugins") or ()
-    return any(one.get("type") == "glassnet" and not one.get("podCIDRs") for one in plugins if isinstance(one, dict))
+    return any(
+        (one.get("type") == "glassnet" and not one.get("podCIDRs")) or configuration.lacks_ranges(one)
+        for one in plugins
+        if isinstance(one, dict)
+    )
 
 
 def _text(path: Path) -> str | None:

@@ -371,8 +371,23 @@ def network_file(cni: CniPart, pod_cidrs: tuple[str, ...]) -> str:
         wish = ready.Wish(pod_cidrs=() if cni.conf in ("glassnet", "docker") else pod_cidrs)
         body = json.loads(next(iter(ready.files(cni.conf, wish).values())))
     else:
-        body = {"cniVersion": VERSIONS[-1], **cni.conf}
+        plugins = [_with_ranges(one, pod_cidrs) for one in cni.conf["plugins"]]
+        body = {"cniVersion": VERSIONS[-1], **cni.conf, "plugins": plugins}
     return json.dumps({**body, OWNER_KEY: OWNER}, indent=2) + "\n"
+
+
+def lacks_ranges(plugin: Mapping[str, Any]) -> bool:
+    """Whether a plugin of a list in full gets its addresses of host-local, which is not told of which ranges: those of the node, then."""
+    ipam = plugin.get("ipam")
+    return (
+        isinstance(ipam, dict) and ipam.get("type") == "host-local" and not (ipam.get("ranges") or ipam.get("subnet"))
+    )
+
+
+def _with_ranges(plugin: Mapping[str, Any], pod_cidrs: tuple[str, ...]) -> Mapping[str, Any]:
+    if not lacks_ranges(plugin):
+        return plugin
+    return {**plugin, "ipam": {**plugin["ipam"], "ranges": [[{"subnet": cidr}] for cidr in pod_cidrs]}}
 
 
 OWNER_KEY, OWNER = "glassnet.owner", "glassnet agent"

@@ -26,9 +26,10 @@ from glassnet.kube.types import Container, Pod
 from glassnet.kube.view import Event, Key, View
 from glassnet.net.errors import ApiError, GlassnetError
 
-__all__ = ["Kubelet", "NodeConfig", "dispatch", "heartbeats"]
+__all__ = ["Kubelet", "NodeConfig", "dispatch", "heartbeats", "look_for_networks"]
 LEASE_SECONDS = 40
 HEARTBEAT = 10.0
+LOOK = 0.5  # seconds between two looks for a network
 
 
 class Kubelet:
@@ -45,12 +46,16 @@ class Kubelet:
         now: Callable[[], datetime],
         random: Callable[[int], bytes] = os.urandom,
         permanent_neighbours: bool = False,
+        own_network: bool = True,
     ) -> None:
+        """Without `own_network` pods' networks are somebody else's: it calls the programs in PLUGIN_PATH as a runtime does, and is not ready
+        before there is a network for them."""
         self._view, self._api, self._machine, self._runtime, self._config = view, api, machine, runtime, config
         self._now = now
         self._writer = Writer(api, now)
         self.name, self.address = config.name, config.address
-        self.cni = CniAgent(machine, random, permanent_neighbours)
+        self._own_network, self._lacking = own_network, ""
+        self.cni = CniAgent(machine, random, permanent_neighbours, programs=not own_network)
         self._resources = node_status.resources()
         self._volumes = Volumes(machine, view, api, self._resources)
         self._workers: dict[str, PodWorker] = {}
@@ -59,10 +64,12 @@ class Kubelet:
 
     async def register(self) -> None:
         """Put the CNI programs in their place, take down what an agent before left, create the Node object or refresh the one there is."""
-        programs.install(self._machine.root / PLUGIN_PATH.lstrip("/"))
-        await self.cni.sweep()
-        await self.cni.serve()
-        body = node_status.body(self._config, self._resources, self._now())
+        if self._own_network:
+            programs.install(self._machine.root / PLUGIN_PATH.lstrip("/"))
+            await self.cni.sweep()
+            await self.cni.serve()
+        self._lacking = "" if self._own_network else self.cni.lacking()
+        body = node_status.body(self._config, self._resources, self._now(), self._lacking)
         try:
             await self._api.create(kinds.NODE, "", body)
         except ApiError as error:
@@ -71,8 +78,16 @@ class Kubelet:
             patch = {"metadata": {"labels": body["metadata"]["labels"]}}
             await self._api.patch(kinds.NODE, "", self.name, patch)
             await self._api.patch(kinds.NODE, "", self.name, {"status": body["status"]}, "status")
-        self._tell_plugins()
+        if self._own_network:
+            self._tell_plugins()
         await self.heartbeat()
+
+    async def look_for_network(self) -> None:
+        """Say so when the node has a network for pods now, or has none any more."""
+        if (lacking := self.cni.lacking()) != self._lacking:
+            conditions = node_status.conditions(self._now(), lacking)
+            await self._api.patch(kinds.NODE, "", self.name, {"status": {"conditions": conditions}}, "status")
+            self._lacking = lacking
 
     def _tell_plugins(self) -> None:
         """Plugins that configure themselves find the node's pod CIDRs in a file."""
@@ -185,6 +200,17 @@ def dispatch(view: View, kubelets: Mapping[str, Kubelet]) -> Callable[[], None]:
 def _gone(kubelets: Mapping[str, Kubelet], pod: Pod) -> None:
     if (kubelet := kubelets.get(pod.spec.node_name)) is not None:
         kubelet.pod_gone(pod.metadata.uid)
+
+
+async def look_for_networks(kubelets: Mapping[str, Kubelet]) -> None:
+    """Have every kubelet look whether somebody has brought, or taken away, its node's network; until cancelled."""
+    while True:
+        for kubelet in kubelets.values():
+            try:
+                await kubelet.look_for_network()
+            except GlassnetError:
+                continue  # the next look tells
+        await asyncio.sleep(LOOK)
 
 
 async def heartbeats(kubelets: Mapping[str, Kubelet]) -> None:

@@ -29,8 +29,8 @@ class NodeConfig:
     cluster_cidr: str = ""
 
 
-def body(config: NodeConfig, resources: Mapping[str, str], now: datetime) -> dict[str, Any]:
-    """The whole Node object."""
+def body(config: NodeConfig, resources: Mapping[str, str], now: datetime, lacking: str = "") -> dict[str, Any]:
+    """The whole Node object. `lacking` says in words why pods get no network here, "" when they do."""
     arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     labels = {
         "kubernetes.io/hostname": config.name,
@@ -46,7 +46,7 @@ def body(config: NodeConfig, resources: Mapping[str, str], now: datetime) -> dic
     status = {
         "capacity": resources,
         "allocatable": resources,
-        "conditions": _conditions(stamp(now)),
+        "conditions": conditions(now, lacking),
         "addresses": addresses,
         "nodeInfo": _info(arch),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
@@ -60,12 +60,18 @@ def resources() -> dict[str, str]:
     return {"cpu": str(os.cpu_count() or 1), "memory": _memory(), "pods": "1100", "ephemeral-storage": "10Gi"}
 
 
-def _conditions(moment: str) -> list[dict[str, Any]]:
+def conditions(now: datetime, lacking: str = "") -> list[dict[str, Any]]:
+    """The conditions a kubelet sets; without a network for pods it is not ready, and says why in the kubelet's words."""
+    moment = stamp(now)
+    ready = ("True", "KubeletReady", "kubelet is posting ready status")
+    if lacking:
+        said = f"NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: {lacking}"
+        ready = ("False", "KubeletNotReady", f"container runtime network not ready: {said}")
     well = {
         "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
+        "Ready": ready,
     }
     return [
         {

@@ -15,7 +15,7 @@ from glassnet.kernel.netns import KernelNetNs
 from glassnet.kernel.node_checks.result import Check, Result, error, ok, warning
 from glassnet.kernel.preflight import in_a_child, run_quietly
 from glassnet.net.errors import KernelError
-from glassnet.netstack.ops import AddBridge, AddTbf, AddVeth
+from glassnet.netstack.ops import AddBridge, AddTbf, AddVeth, AddVxlan
 
 LEAST, WELL = (
     (5, 6),
@@ -62,7 +62,7 @@ def links_of_pods() -> None:
 
 def vxlan() -> None:
     """A VXLAN link that learns nothing by itself."""
-    run_quietly("ip", "link", "add", "vx0", "type", "vxlan", "id", "1", "dstport", "8472", "nolearning", "local", "127.0.0.1")  # fmt: skip
+    RtNetlink().apply([AddVxlan("vx0", 1, 8472, "127.0.0.1")])
 
 
 def bandwidth() -> None:
@@ -105,7 +105,7 @@ async def kernel_features(host: Host) -> Sequence[Result]:
     """Links, qdiscs, nftables, iptables."""
     found = [
         probe_result("bridge and veth", links_of_pods, "modprobe -a bridge veth; keep it in /etc/modules-load.d"),
-        probe_result("vxlan", vxlan, "modprobe vxlan (needs iproute2 to be tried); or routes.mode direct, where nodes share a link"),
+        probe_result("vxlan", vxlan, "modprobe vxlan; or routes.mode direct, where nodes share a link"),
         probe_result("token bucket (bandwidth)", bandwidth, "modprobe sch_tbf; only pods with bandwidth annotations need it"),
         probe_result("nftables", nf_tables, "a kernel with these options, apt-get install nftables; or proxy mode iptables"),
     ]  # fmt: skip

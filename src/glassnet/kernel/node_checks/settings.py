@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glassnet.kernel.api import Host
+from glassnet.kernel.network_state import list_links, list_routes
+from glassnet.kernel.node_checks.places import OWN_LINK, vxlan_links
 from glassnet.kernel.node_checks.result import Check, Result, error, net_sysctl, ok, text_of, warning
 
 _TRACKED, _FULL = 131072, 0.8  # kube-proxy's least nf_conntrack_max; how full is worth a word
 _INSTANCES, _WATCHES = 512, 65536
+_OUTER = ("", "bond", "team", "vlan")  # kinds of links that lead to other machines; "" is a device of hardware
 _KEEP = "into a file of /etc/sysctl.d, so that it stays"
 
 
@@ -29,7 +32,16 @@ async def rp_filter(host: Host) -> Sequence[Result]:
     general = net_sysctl(host, "net.ipv4.conf.all.rp_filter")
     if general == "1":
         return [warning("reverse path filter", "net.ipv4.conf.all.rp_filter = 1 (strict): answers that take another way than their questions are dropped without a word", f"net.ipv4.conf.all.rp_filter = 2 (loose) or 0, {_KEEP}")]  # fmt: skip
+    strict = [name for name in _node_links(host) if net_sysctl(host, f"net.ipv4.conf.{name.replace('.', '/')}.rp_filter") == "1"]  # fmt: skip
+    if strict and general != "2" and any(name == OWN_LINK for name, _, _ in vxlan_links(host)):
+        return [warning("reverse path filter", f"strict on {', '.join(strict)}, and there are tunnels: what comes by a link and would be answered by the tunnel is dropped without a word", f"net.ipv4.conf.all.rp_filter = 2 (loose), {_KEEP}")]  # fmt: skip
     return [ok("reverse path filter", f"net.ipv4.conf.all.rp_filter = {general}")]
+
+
+def _node_links(host: Host) -> list[str]:
+    """Links to other machines: where default routes lead, and those that are neither pods' nor virtual."""
+    away = {hop.dev for route in list_routes(host.netns) if not route.length for hop in route.hops}
+    return sorted(link.name for link in list_links(host.netns) if link.name in away or (link.kind in _OUTER and link.name != "lo"))  # fmt: skip
 
 
 async def bridge_calls(host: Host) -> Sequence[Result]:
