@@ -114,7 +114,9 @@ while True:
 """
 
 
-def _daemon(namespace: str, name: str, label: str, script: str) -> list[dict[str, Any]]:
+def _daemon(namespace: str, name: str, label: str, script: str, ready: str) -> list[dict[str, Any]]:
+    """A DaemonSet of a bash script; `ready` says when it has begun its work."""
+    probe = {"exec": {"command": ["bash", "-c", ready]}, "periodSeconds": 1}
     labels = {"k8s-app": label}
     env = [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     env += [{"name": key, "value": value} for key, value in PYTHON.items()]
@@ -122,7 +124,7 @@ def _daemon(namespace: str, name: str, label: str, script: str) -> list[dict[str
         "hostNetwork": True,
         "tolerations": [{"operator": "Exists"}],
         "terminationGracePeriodSeconds": 5,
-        "containers": [{"name": label, "image": f"registry.example/{label}:1", "command": ["/bin/bash", "-c", script], "env": env}],
+        "containers": [{"name": label, "image": f"registry.example/{label}:1", "command": ["/bin/bash", "-c", script], "env": env, "readinessProbe": probe}],
     }  # fmt: skip
     spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
     return [
@@ -145,7 +147,7 @@ def bring_up(lab: Lab, nodes: list[str], admin: str) -> None:
     """kube-proxy, flannel, and traffic from a pod on the first node to one on the second, directly and by a Service. `admin` is a kubeconfig."""
     for node in nodes:
         lab.glassnet("node", node, "--", "sh", "-c", f"cp {REFERENCE}/bridge {REFERENCE}/host-local {REFERENCE}/portmap {REFERENCE}/loopback /opt/cni/bin/; cp -r {SOURCES} /srv/glassnet; mkdir -p /etc/kubernetes; cat > /etc/kubernetes/kube-proxy.conf", stdin=admin)  # fmt: skip
-    apply(lab, *_daemon("kube-flannel", "kube-flannel-ds", "flannel", FLANNEL), *_daemon("kube-system", "kube-proxy", "kube-proxy", KUBE_PROXY))  # fmt: skip
+    apply(lab, *_daemon("kube-flannel", "kube-flannel-ds", "flannel", FLANNEL, "test -e /etc/cni/net.d/10-flannel.conflist"), *_daemon("kube-system", "kube-proxy", "kube-proxy", KUBE_PROXY, "curl -s localhost:10256/healthz"))  # fmt: skip
     lab.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *(f"node/{node}" for node in nodes))
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"}, "spec": {"selector": {"app": "echo"}, "ports": [{"port": 7777}]}}  # fmt: skip
     apply(lab, _pod("echo", nodes[1], SERVER), service)
