@@ -302,6 +302,7 @@ def test_a_service_accounts_token(tmp_path: Path) -> None:
             c(volumeMounts=[mount("t", "/t")]),
             volumes=[{"name": "t", "projected": {"sources": [source]}}],
             serviceAccountName="builder",
+            automountServiceAccountToken=False,
         )
         await world.until(0.5)
         assert await world.events("FailedMount") == [
