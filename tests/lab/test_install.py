@@ -85,7 +85,7 @@ def left(lab: Lab, node: str) -> dict[str, str]:
         "addresses": "ip -o address | sed 's/^[0-9]*: //; s/valid_lft.*//; s/ tentative//' | sort",
         "routes": "ip route | sort; ip -6 route | grep -v '^fe80' | sort",
         "rules": "ip rule",
-        "neighbours": "ip neighbour show nud permanent; ip neighbour show proxy",
+        "neighbours": "(ip neighbour show nud permanent; ip neighbour show proxy) | sort",
         # of iptables its tables and built-in chains are everybody's, and stay
         "nft": "nft list tables | grep -vE ' ip6? (nat|filter|mangle|raw)$' | while read line; do nft -s list $line; done",
         "iptables": "for i in iptables ip6tables; do $i-save | grep -E '^(-A|:)' | grep -vE '^:(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) ' | sed 's/\\[.*//'; done",
