@@ -6,10 +6,9 @@ What the specification leaves open is as CoreDNS's plugin `kubernetes` does it, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from glassnet.dns import names
-from glassnet.dns.model import MARK, NOTHING, SCHEMA, V4_ZONE, V6_ZONE, Answer, DnsSettings, Problem, Record
+from glassnet.dns.model import MARK, NOTHING, SCHEMA, Answer, DnsSettings, Problem, Record
 from glassnet.kube.types import EndpointSlice, Service, SliceEndpoint
 from glassnet.net import address
 
@@ -20,7 +19,7 @@ _PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 def service_name(namespace: str, name: str, settings: DnsSettings) -> str:
     """The name of a Service."""
-    return f"{name}.{namespace}.svc.{settings.zone}"
+    return f"{name}.{settings.namespace_zone(namespace)}"
 
 
 def apex(settings: DnsSettings) -> Answer:
@@ -48,11 +47,13 @@ def soa(serial: int, settings: DnsSettings) -> str:
 
 
 def namespace(name: str, settings: DnsSettings) -> Answer:
-    """A namespace: its names exist, whether or not there is a Service in it."""
-    places = [(settings.zone, f"{name}.svc.{settings.zone}")]
-    if settings.pod_zone:
-        places.append((settings.pod_zone, f"{name}.{settings.pod_zone}"))
-    return _kept(_Builder(Record(zone, owner, MARK, "\\# 0") for zone, owner in places))
+    """A namespace: its names exist, whether or not there is a Service in it. Its Services are in a zone of its own, delegated to ourselves:
+    a change of records takes the server time in proportion to the zone."""
+    own, server = settings.namespace_zone(name), f"ns.dns.{settings.zone}"
+    records = [Record(settings.zone, own, "NS", server), Record(own, own, "NS", server)]
+    if pods := settings.pod_zone:
+        records.append(Record(pods, f"{name}.{pods}", MARK, "\\# 0"))
+    return _kept(_Builder(records))
 
 
 def service(service: Service, slices: Iterable[EndpointSlice], settings: DnsSettings) -> Answer:
@@ -60,19 +61,18 @@ def service(service: Service, slices: Iterable[EndpointSlice], settings: DnsSett
     spec = service.spec
     owner = service_name(service.metadata.namespace, service.metadata.name, settings)
     if spec.type == "ExternalName":
-        return _external(owner, spec.external_name, settings)
+        return _external(service, owner, settings)
     if spec.cluster_ip == "None":
         return _headless(service, owner, slices, settings)
     return _cluster_ips(service, owner, settings) if spec.cluster_ip else NOTHING
 
 
-def external_target(service: Service, settings: DnsSettings) -> str:
-    """The name outside the cluster's zone that a Service stands for, absolute; "" for none."""
-    if service.spec.type != "ExternalName":
-        return ""
-    owner = service_name(service.metadata.namespace, service.metadata.name, settings)
-    data = next((record.data for record in _external(owner, service.spec.external_name, settings).records), "")
-    return "" if not data or names.within(data, settings.zone) else data
+def alias(answer: Answer) -> Record | None:
+    """The CNAME record of a Service of type ExternalName; None for all others."""
+    if len(answer.records) == 1:
+        (record,) = answer.records
+        return record if record.type == "CNAME" else None
+    return None
 
 
 class _Builder:
@@ -113,7 +113,8 @@ def _names(record: Record) -> Iterator[str]:
 
 
 def _cluster_ips(service: Service, owner: str, settings: DnsSettings) -> Answer:
-    found, zone, spec = _Builder(), settings.zone, service.spec
+    found, spec = _Builder(), service.spec
+    zone = settings.namespace_zone(service.metadata.namespace)
     own = f"{service.metadata.namespace}/{service.metadata.name}" == settings.own_service
     for text in spec.cluster_ips or (spec.cluster_ip,):
         if not (ip := address.canonical(text)):
@@ -122,7 +123,7 @@ def _cluster_ips(service: Service, owner: str, settings: DnsSettings) -> Answer:
         kind = _TYPES[address.family(ip)]
         found.records.add(Record(zone, owner, kind, ip))
         if own:
-            found.records.add(Record(zone, f"ns.dns.{zone}", kind, ip))
+            found.records.add(Record(settings.zone, f"ns.dns.{settings.zone}", kind, ip))
         back, name = names.reverse(ip)
         found.records.add(Record(back, name, "PTR", owner))
     if found.records:
@@ -156,7 +157,7 @@ class _Claims:
 
 
 def _headless(service: Service, owner: str, slices: Iterable[EndpointSlice], settings: DnsSettings) -> Answer:
-    found, zone = _Builder(), settings.zone
+    found, zone = _Builder(), settings.namespace_zone(service.metadata.namespace)
     claims = _Claims(found.wrong)
     for piece in sorted(slices, key=lambda each: each.metadata.name):
         if piece.address_type not in _TYPES:
@@ -165,16 +166,17 @@ def _headless(service: Service, owner: str, slices: Iterable[EndpointSlice], set
         for endpoint in piece.endpoints:
             if endpoint.conditions.ready is False and not service.spec.publish_not_ready_addresses:
                 continue
-            for host in _endpoint(found, claims, owner, endpoint, piece.address_type, settings):
+            for host in _endpoint(found, claims, (zone, owner), endpoint, piece.address_type):
                 for port in ports:
                     found.records.add(_srv(zone, port.name or "", port.protocol or "TCP", port.port or 0, owner, host))
     return _kept(found)
 
 
 def _endpoint(
-    found: _Builder, claims: _Claims, owner: str, endpoint: SliceEndpoint, family: str, settings: DnsSettings
+    found: _Builder, claims: _Claims, service: tuple[str, str], endpoint: SliceEndpoint, family: str
 ) -> Iterator[str]:
-    """Records of one endpoint; the names it has of its own."""
+    """Records of one endpoint of a Service (its zone and name); the names the endpoint has of its own."""
+    zone, owner = service
     hostname = endpoint.hostname.lower()
     if hostname and not names.is_label(hostname):
         found.wrong("BadHostname", f"hostname {endpoint.hostname!r} is no label of DNS: the endpoint has no name of its own")  # fmt: skip
@@ -185,11 +187,11 @@ def _endpoint(
         if not ip or address.family(ip) != family:
             found.wrong("NoAddress", f"{text!r} is no {family} address and has no record")
             continue
-        found.records.add(Record(settings.zone, owner, _TYPES[family], ip))
+        found.records.add(Record(zone, owner, _TYPES[family], ip))
         if hostname and not names.is_label(hostname):
             continue
         host = f"{hostname or names.address_label(ip)}.{owner}"
-        found.records.add(Record(settings.zone, host, _TYPES[family], ip))
+        found.records.add(Record(zone, host, _TYPES[family], ip))
         back, name = names.reverse(ip)
         found.records.add(Record(back, name, "PTR", host))
         yield host
@@ -198,8 +200,8 @@ def _endpoint(
 # -- ExternalName: 2.5
 
 
-def _external(owner: str, target: str, settings: DnsSettings) -> Answer:
-    found = _Builder()
+def _external(service: Service, owner: str, settings: DnsSettings) -> Answer:
+    found, target = _Builder(), service.spec.external_name
     name = target.lower().rstrip(".")
     if not name or not names.is_name(name):
         found.wrong("BadExternalName", f"externalName {target!r} is no name of DNS: there is no record")
@@ -208,8 +210,5 @@ def _external(owner: str, target: str, settings: DnsSettings) -> Answer:
     elif f"{name}." == owner:
         found.wrong("BadExternalName", f"externalName {target!r} is the Service itself: there is no record")
     else:
-        found.records.add(Record(settings.zone, owner, "CNAME", f"{name}."))
+        found.records.add(Record(settings.namespace_zone(service.metadata.namespace), owner, "CNAME", f"{name}."))
     return _kept(found)
-
-
-__all__ = ["V4_ZONE", "V6_ZONE", "apex", "external_target", "namespace", "service", "service_name", "soa"]

@@ -5,20 +5,22 @@ Zones have no journal and no file that the server writes: the records are the AP
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from glassnet.dns.model import V4_ZONE, V6_ZONE, DnsSettings, Server
+from glassnet.dns.model import DnsSettings, Server
 
 SOCKET = "knot.sock"
 CHECK_ZONE = "loop-check.glassnet.invalid."
 
 
-def render(settings: DnsSettings, directory: str, upstreams: tuple[Server, ...], token: str = "") -> str:
-    """The whole file. `directory` is the server's own; `upstreams` those to use now, of which the first is asked.
+def render(
+    settings: DnsSettings, directory: str, upstreams: tuple[Server, ...], zones: Mapping[str, str], token: str = ""
+) -> str:
+    """The whole file. `directory` is the server's own; `upstreams` those to use now, of which the first is asked; `zones` all we answer for, with their modules.
 
     With `token` there is a zone with nothing but that text in it: an upstream that knows it has asked us.
     """
-    return "\n".join((*_server(settings, directory), *_forwarding(settings, upstreams), *_zones(settings, directory, upstreams, token), ""))  # fmt: skip
+    return "\n".join((*_server(settings, directory), *_forwarding(settings, upstreams), *_zones(settings, directory, upstreams, zones, token), ""))  # fmt: skip
 
 
 def _quoted(words: list[str]) -> str:
@@ -56,10 +58,7 @@ log:
     control: error
 database:
     storage: "{directory}/db"
-    journal-db-max-size: 1M
-    kasp-db-max-size: 1M
-    timer-db-max-size: 1M
-    catalog-db-max-size: 1M"""
+    journal-db-max-size: 1M"""
     if settings.transfer_to:
         yield f"acl:\n  - id: transfer\n    address: {_quoted(list(settings.transfer_to))}\n    action: transfer"
     if settings.pod_zone:
@@ -77,6 +76,9 @@ def _forwarding(settings: DnsSettings, upstreams: tuple[Server, ...]) -> Iterato
     remotes = [("upstream", upstreams[:1]), *((f"stub{number}", stub.servers[:1]) for number, stub in enumerate(settings.stubs))]  # fmt: skip
     modules = [("upstream", "upstream", "on", "off"), ("reverse", "upstream", "on", "on")] if upstreams else []
     modules += [(f"stub{number}", f"stub{number}", "off", "off") for number in range(len(settings.stubs))]
+    if settings.alias_server is not None:
+        remotes.append(("alias", (settings.alias_server,)))
+        modules.append(("alias", "alias", "off", "off"))
     if modules:
         yield "remote:"
         for name, servers in remotes:
@@ -87,7 +89,7 @@ def _forwarding(settings: DnsSettings, upstreams: tuple[Server, ...]) -> Iterato
             yield f"  - id: {name}\n    remote: {remote}\n    timeout: {settings.upstream_timeout}\n    fallback: {fallback}\n    catch-nxdomain: {catch}"  # fmt: skip
 
 
-def _zones(settings: DnsSettings, directory: str, upstreams: tuple[Server, ...], token: str) -> Iterator[str]:
+def _zones(settings: DnsSettings, directory: str, upstreams: tuple[Server, ...], zones: Mapping[str, str], token: str) -> Iterator[str]:  # fmt: skip
     yield f"""\
 template:
   - id: default
@@ -96,17 +98,15 @@ template:
     zonefile-sync: -1
     journal-content: none
     semantic-checks: off"""
+    if settings.transfer_to:
+        yield "    acl: transfer"
     if upstreams:
         yield "    global-module: mod-dnsproxy/upstream"
     yield "zone:"
-    for zone in settings.zones:
+    for zone, module in zones.items():
         yield f'  - domain: "{zone}"'
-        if zone == settings.zone and settings.transfer_to:
-            yield "    acl: transfer"
-        if zone == settings.pod_zone:
-            yield "    module: mod-synthrecord/pods"
-        if zone in (V4_ZONE, V6_ZONE) and upstreams:
-            yield "    module: mod-dnsproxy/reverse"
+        if module:
+            yield f"    module: {module}"
     for number, stub in enumerate(settings.stubs):
         yield f'  - domain: "{stub.domain}"\n    module: mod-dnsproxy/stub{number}'
     if token:

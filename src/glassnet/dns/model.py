@@ -61,7 +61,8 @@ class DnsSettings(NamedTuple):
 
     `domain` is the cluster's, without the dot at the end; `ttl` is in seconds; `pods` is "insecure" (a name such as 10-0-0-1.NAMESPACE.pod is
     answered from the name alone) or "disabled". `own_service` is the Service before this server, NAMESPACE/NAME. `transfer_to` are the
-    addresses and prefixes that may have the cluster's zone whole. `upstream_timeout` is in milliseconds.
+    addresses and prefixes that may have our zones whole. `alias_server` answers for Services of type ExternalName with what the other name
+    stands for; without one the answer is the CNAME record alone, which many stub resolvers do not follow. `upstream_timeout` is in milliseconds.
     """
 
     domain: str = "cluster.local"
@@ -75,6 +76,7 @@ class DnsSettings(NamedTuple):
     udp_workers: int = 8
     tcp_workers: int = 4
     upstream_timeout: int = 2000
+    alias_server: Server | None = None
 
     @property
     def zone(self) -> str:
@@ -88,5 +90,9 @@ class DnsSettings(NamedTuple):
 
     @property
     def zones(self) -> tuple[str, ...]:
-        """All zones we answer for."""
+        """The zones that every cluster has; those of namespaces and of addresses come and go with their records."""
         return tuple(zone for zone in (self.zone, self.pod_zone, V4_ZONE, V6_ZONE) if zone)
+
+    def namespace_zone(self, namespace: str) -> str:
+        """The zone of a namespace's Services."""
+        return f"{namespace}.svc.{self.zone}"

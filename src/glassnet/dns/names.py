@@ -32,10 +32,14 @@ def fits(name: str) -> bool:
 
 
 def reverse(ip: str) -> tuple[str, str]:
-    """Zone and name of a canonical address in the reverse tree."""
+    """Zone and name of a canonical address in the reverse tree. A zone is a /16 of IPv4 or a /48 of IPv6: small, and few in a cluster."""
     if ":" not in ip:
-        return V4_ZONE, f"{'.'.join(reversed(ip.split('.')))}.{V4_ZONE}"
-    return V6_ZONE, f"{'.'.join(reversed(address.packed(ip).hex()))}.{V6_ZONE}"
+        a, b, c, d = ip.split(".")
+        zone = f"{b}.{a}.{V4_ZONE}"
+        return zone, f"{d}.{c}.{zone}"
+    nibbles = address.packed(ip).hex()
+    zone = f"{'.'.join(reversed(nibbles[:12]))}.{V6_ZONE}"
+    return zone, f"{'.'.join(reversed(nibbles[12:]))}.{zone}"
 
 
 def address_label(ip: str) -> str:

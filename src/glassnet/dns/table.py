@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator, Set
 from typing import NamedTuple
 
 from glassnet.dns.model import NOTHING, Answer, Problem, Record
@@ -25,6 +26,9 @@ class Table:
         self._answers: dict[Hashable, Answer] = {}
         self._removed: set[Record] = set()
         self._added: set[Record] = set()
+        self._zones: Counter[str] = Counter()
+        self._aliases: set[str] = set()
+        self.layout = 0  # counts changes of what `zones` and `aliases` give
 
     def put(self, source: Hashable, answer: Answer) -> tuple[Problem, ...]:
         """What a source gives now; NOTHING when it is gone. The problems that it did not have before."""
@@ -34,16 +38,35 @@ class Table:
         else:
             self._answers.pop(source, None)
         for record in old.records - answer.records:
+            self._forget(record)
             if record in self._added:
                 self._added.discard(record)
             else:
                 self._removed.add(record)
         for record in answer.records - old.records:
+            self._know(record)
             if record in self._removed:
                 self._removed.discard(record)
             else:
                 self._added.add(record)
         return tuple(problem for problem in answer.problems if problem not in old.problems)
+
+    def _know(self, record: Record) -> None:
+        self._zones[record.zone] += 1
+        if self._zones[record.zone] == 1:
+            self.layout += 1
+        if _is_alias(record):
+            self._aliases.add(record.owner)
+            self.layout += 1
+
+    def _forget(self, record: Record) -> None:
+        self._zones[record.zone] -= 1
+        if not self._zones[record.zone]:
+            del self._zones[record.zone]
+            self.layout += 1
+        if _is_alias(record):
+            self._aliases.discard(record.owner)
+            self.layout += 1
 
     def take(self) -> Delta:
         """What changed since the last call; changes that took each other back are not in it."""
@@ -54,6 +77,14 @@ class Table:
     def of(self, source: Hashable) -> Answer:
         """What a source gives."""
         return self._answers.get(source, NOTHING)
+
+    def zones(self) -> Set[str]:
+        """The zones that have records."""
+        return self._zones.keys()
+
+    def aliases(self) -> Set[str]:
+        """The names of Services that stand for other names (type ExternalName)."""
+        return self._aliases
 
     def records(self) -> Iterator[Record]:
         """All of them, in no order."""
@@ -68,3 +99,7 @@ class Table:
 
     def __len__(self) -> int:
         return sum(len(answer.records) for answer in self._answers.values())
+
+
+def _is_alias(record: Record) -> bool:
+    return record.type == "CNAME" and not record.owner.startswith("*.")
