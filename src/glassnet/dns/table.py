@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Set
+from collections.abc import Hashable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from glassnet.dns.model import NOTHING, Answer, Problem, Record
@@ -27,7 +27,7 @@ class Table:
         self._removed: set[Record] = set()
         self._added: set[Record] = set()
         self._zones: Counter[str] = Counter()
-        self._aliases: set[str] = set()
+        self._aliases: dict[str, str] = {}
         self.layout = 0  # counts changes of what `zones` and `aliases` give
 
     def put(self, source: Hashable, answer: Answer) -> tuple[Problem, ...]:
@@ -56,7 +56,7 @@ class Table:
         if self._zones[record.zone] == 1:
             self.layout += 1
         if _is_alias(record):
-            self._aliases.add(record.owner)
+            self._aliases[record.owner] = record.data
             self.layout += 1
 
     def _forget(self, record: Record) -> None:
@@ -65,7 +65,7 @@ class Table:
             del self._zones[record.zone]
             self.layout += 1
         if _is_alias(record):
-            self._aliases.discard(record.owner)
+            self._aliases.pop(record.owner, None)
             self.layout += 1
 
     def take(self) -> Delta:
@@ -82,8 +82,8 @@ class Table:
         """The zones that have records."""
         return self._zones.keys()
 
-    def aliases(self) -> Set[str]:
-        """The names of Services that stand for other names (type ExternalName)."""
+    def aliases(self) -> Mapping[str, str]:
+        """The names of Services that stand for other names (type ExternalName), and those."""
         return self._aliases
 
     def records(self) -> Iterator[Record]:

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from glassnet.agent.dns import control
 from glassnet.agent.dns.control import ControlError
 from glassnet.dns import knot_conf, plan
-from glassnet.dns.model import DnsSettings, Record, Server
+from glassnet.dns.model import DnsSettings, Record, Server, Stub
 from glassnet.dns.plan import Operation
 from glassnet.dns.table import Table
 from glassnet.kernel.api import Process
@@ -52,7 +52,8 @@ class Place(NamedTuple):
 class KnotServer:
     """One server. `run` it; call `complete` once the Table has everything, and `sync` whenever it has changed.
 
-    `started` counts the processes; `pid` is that of the present one, 0 for none.
+    `started` counts the processes, `mended` those ended because their records could not be changed; `came` is called whenever one begins to
+    answer: call `sync` then.
     """
 
     def __init__(
@@ -69,14 +70,16 @@ class KnotServer:
         self._runner, self._place, self.settings, self._table = runner, place, settings, table
         self._now, self._token, self._program = now, token, program
         self.upstreams: tuple[Server, ...] = settings.upstreams
+        self.stubs: tuple[Stub, ...] = settings.stubs
         self._zones: dict[str, str] = plan.zones(Table(), settings, bool(self.upstreams))
         self._layout = -1
         self._serials: dict[str, int] = {}
-        self._whole = False
+        self._whole = self._files_whole = False
         self._lock = asyncio.Lock()
         self._process: Process | None = None
         self.answering = asyncio.Event()
         self.loaded = False
+        self.came: Callable[[], None] = lambda: None
         self.started = self.mended = 0
         self.error = ""
 
@@ -151,8 +154,11 @@ class KnotServer:
                 return
             await asyncio.sleep(0.01)
         async with self._lock:
-            self.loaded = self._whole
-        self.answering.set()
+            self.answering.set()
+            self.loaded = self._files_whole
+            if self._whole and not self.loaded:
+                await self._load()
+        self.came()
         while True:
             await asyncio.sleep(LOOK)
             for _ in range(3):
@@ -209,6 +215,7 @@ class KnotServer:
         for name in ("zones", "db"):  # nothing in them is worth more than what we know
             shutil.rmtree(outside / name, ignore_errors=True)
             (outside / name).mkdir(parents=True, mode=0o755)
+        self._files_whole = self._whole
         if self._whole:
             self._write_zones()
         self._write_conf()
@@ -217,7 +224,9 @@ class KnotServer:
             (outside / "zones" / f"{knot_conf.CHECK_ZONE}zone").write_text(text)
 
     def _write_conf(self) -> None:
-        text = knot_conf.render(self.settings, self._place.inside, self.upstreams, self._zones, self._token)
+        text = knot_conf.render(
+            self.settings._replace(stubs=self.stubs), self._place.inside, self.upstreams, self._zones, self._token
+        )
         (self._place.outside / "knot.conf").write_text(text)
 
     def _write_zones(self) -> None:
@@ -302,18 +311,18 @@ class KnotServer:
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
 
-    async def use_upstreams(self, upstreams: tuple[Server, ...]) -> None:
-        """Send other names there from now on; no record is touched."""
+    async def forward_to(self, upstreams: tuple[Server, ...], stubs: tuple[Stub, ...]) -> None:
+        """Ask these for other names from now on, the first of each; no record is touched."""
         async with self._lock:
-            if upstreams == self.upstreams:
+            if (upstreams, stubs) == (self.upstreams, self.stubs):
                 return
-            self.upstreams = upstreams
+            self.upstreams, self.stubs = upstreams, stubs
             self._write_conf()
             if self.answering.is_set():
                 try:
                     await control.carry_out(self._place.outside, [Operation("reload")])
                 except (ControlError, KernelError) as error:
-                    log.warning("the DNS server keeps its upstreams for now: %s", error)
+                    self._give_up(error)
 
 
 class _Lines:
