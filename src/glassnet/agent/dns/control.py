@@ -8,6 +8,7 @@ answers with data units and an end of block. Commands may be sent ahead of the a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,7 +109,10 @@ class Connection:
 
     async def _block(self) -> list[dict[str, str]]:
         while not self._ready:
-            data = await asyncio.wait_for(self._reader.read(1 << 16), PATIENCE)
+            async with asyncio.timeout(
+                PATIENCE
+            ):  # wait_for loses a cancellation that comes with the answer (Python 3.11)
+                data = await self._reader.read(1 << 16)
             if not data:
                 raise ConnectionResetError(104, "closed")
             self._ready += self._answers.feed(data)
@@ -117,10 +121,8 @@ class Connection:
     async def close(self) -> None:
         """End it."""
         self._writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            return
 
 
 def _fields(operation: Operation) -> dict[str, str]:

@@ -203,7 +203,8 @@ class KnotServer:
         if process is not None:
             process.signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), 5)
+                async with asyncio.timeout(5):
+                    await process.wait()
             except TimeoutError:
                 process.signal(signal.SIGKILL)
                 await process.wait()
@@ -280,7 +281,8 @@ class KnotServer:
             come, go = self._plan_zones()
             self._write_files(delta.added, {zone: self._serials[zone] for zone in come if zone in self._serials})
             touched = {record.zone for record in delta.added | delta.removed} & self._serials.keys() - come.keys()
-            operations = plan.zones_changed(come, go) + plan.transaction(delta, touched, self.settings)
+            changes = plan.transaction(delta, touched, self.settings)
+            operations = [*plan.zones_changed(come, ()), *changes, *plan.zones_changed({}, go)]
             try:
                 await control.carry_out(self._place.outside, operations)
             except (ControlError, KernelError) as error:
