@@ -59,6 +59,11 @@ def command(*words: str, **more: Any) -> list[str]:
     return [sys.executable, "-m", "glassnet", "dns", *words]
 
 
+def start(log: Path, *words: str) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(command("serve", *words), stdout=out, stderr=out, env={**os.environ, "GLASSNET_DNS_TTL": "7"})  # fmt: skip
+
+
 def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
     api = ServedApi(tmp_path)
     port, health, log = free_port(), free_port(), tmp_path / "log"
@@ -77,9 +82,10 @@ def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
             return str(answer.read().decode())
 
     try:
-        api.run("apply", "-f", "-", stdin=HEADLESS)  # no cluster is without Services and slices, and an empty list is not believed at once
-        with log.open("wb") as out:
-            process = subprocess.Popen(command("serve", *words), stdout=out, stderr=out, env={**os.environ, "GLASSNET_DNS_TTL": "7"})  # fmt: skip
+        api.run(
+            "apply", "-f", "-", stdin=HEADLESS
+        )  # no cluster is without Services and slices, and an empty list is not believed at once
+        process = start(log, *words)
         try:
             until(lambda: found("dns-version.cluster.local", "TXT") == ['"1.1.0"'], log)
             assert found("db.default.svc.cluster.local") == ["10.9.9.9"]
@@ -93,6 +99,12 @@ def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
             assert page("/readyz") == "ready\n" and page("/healthz") == "ok\n"
             metrics = page("/metrics")
             assert "glassnet_dns_ready 1.0" in metrics and 'glassnet_dns_programming_duration_seconds_bucket{le="0.02"}' in metrics  # fmt: skip
+            process.kill()
+            process.wait(20)
+            assert found("db.default.svc.cluster.local") == ["10.9.9.8"]  # the server lives on
+            process = start(log, *words)
+            until(lambda: "ended the DNS server that was left" in log.read_text(), log)
+            until(lambda: found("db.default.svc.cluster.local") == ["10.9.9.8"], log)
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, log.read_text()
