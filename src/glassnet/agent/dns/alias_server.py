@@ -68,8 +68,8 @@ class AliasServer:
         for task in self._tasks:
             task.cancel()
 
-    async def answer(self, question: Message) -> Message:
-        """The answer to a question. Never raises."""
+    async def answer(self, question: Message, tcp: bool = False) -> Message:
+        """The answer to a question that came by UDP or by TCP. Never raises."""
         steps: list[Resource] = []
         aliases, name = self._aliases(), question.name
         reply = question._replace(answer=True)
@@ -82,17 +82,18 @@ class AliasServer:
             return reply._replace(rcode=message.SERVFAIL)
         if question.type not in (message.A, message.AAAA):
             return reply._replace(records=tuple(steps[:1]))
-        found = await self._look_up(name, question.type)
+        found = await self._look_up(name, question.type, tcp)
         if found is None:
             return reply._replace(rcode=message.SERVFAIL)
         wanted = (message.CNAME, question.type)
         return reply._replace(rcode=found.rcode, records=(*steps, *(each for each in found.records if each.type in wanted)))  # fmt: skip
 
-    async def _look_up(self, name: str, kind: int) -> Message | None:
-        servers = (self._where.own,) if names.within(name, self._settings.zone) else self._where.of(name)
-        for server in servers[:2]:
+    async def _look_up(self, name: str, kind: int, tcp: bool) -> Message | None:
+        """Ask on. The worker of Knot that asked us waits for the answer: Knot itself is asked the other way, where none of that kind is in line."""
+        own = names.within(name, self._settings.zone)
+        for server in (self._where.own,) if own else self._where.of(name)[:2]:
             try:
-                return await ask(self._netns, server, name, kind, self._settings.upstream_timeout / 2000)
+                return await ask(self._netns, server, name, kind, self._settings.upstream_timeout / 2000, own and not tcp)  # fmt: skip
             except (TimeoutError, KernelError, ValueError):
                 continue
         return None
@@ -128,7 +129,7 @@ class AliasServer:
         try:
             async with asyncio.timeout(self._settings.upstream_timeout / 1000):
                 (size,) = struct.unpack(">H", await reader.readexactly(2))
-                raw = message.pack(await self.answer(message.unpack(await reader.readexactly(size))))
+                raw = message.pack(await self.answer(message.unpack(await reader.readexactly(size)), tcp=True))
                 writer.write(struct.pack(">H", len(raw)) + raw)
                 await writer.drain()
         except (ValueError, OSError, asyncio.IncompleteReadError, TimeoutError):

@@ -12,12 +12,15 @@ from glassnet.kernel.api import NetNs
 from glassnet.net.errors import KernelError
 
 
-async def ask(netns: NetNs, server: Server, name: str, kind: int, timeout: float) -> Message:
-    """Ask by UDP, and by TCP when the answer does not fit. Raises TimeoutError, KernelError, ValueError for an answer that is none."""
+async def ask(netns: NetNs, server: Server, name: str, kind: int, timeout: float, tcp: bool = False) -> Message:
+    """Ask by UDP, and by TCP when the answer does not fit, or at once with `tcp`. Raises TimeoutError, KernelError, ValueError for an answer that is none."""
     question = Message(secrets.randbelow(1 << 16), name, kind)
     async with asyncio.timeout(timeout):
-        answer = await _by(netns, server, question, socket.SOCK_DGRAM)
-        return await _by(netns, server, question, socket.SOCK_STREAM) if answer.truncated else answer
+        if not tcp:
+            answer = await _by(netns, server, question, socket.SOCK_DGRAM)
+            if not answer.truncated:
+                return answer
+        return await _by(netns, server, question, socket.SOCK_STREAM)
 
 
 async def _by(netns: NetNs, server: Server, question: Message, kind: int) -> Message:
