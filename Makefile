@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-trace fuzz-trace fuzz-parsers soak lock clean
+.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-dns bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -34,6 +34,10 @@ bench-cni:
 
 bench-agent: setup
 	@.venv/bin/python -m benchmarks agent
+
+bench-dns:
+	@TESTS=1 scripts/setup.sh
+	@.venv/bin/python -m benchmarks dns
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach

@@ -24,6 +24,7 @@ ifconfig net-tools
 column bsdextrautils
 tcpdump tcpdump
 ipset ipset
+knotd knot
 "
 
 # the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
@@ -34,7 +35,9 @@ systemd-analyze systemd
 containerd containerd
 runc runc
 podman podman
-busybox busybox-static"
+busybox busybox-static
+dig bind9-dnsutils
+dnsperf dnsperf"
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
@@ -57,10 +60,18 @@ if [ -n "$(echo "$missing" | tr -d ' ')" ]; then
     fi
     echo "Installing Debian packages: $missing"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    # The package knot would start a DNS server of its own, and again at every boot; only the program is wanted. Who has it already keeps it as it is.
+    own_knot=""
+    case " $missing " in *" knot "*) [ ! -d /run/systemd/system ] || own_knot=1 ;; esac
+    [ -z "$own_knot" ] || $as_root systemctl mask --runtime --quiet knot.service
     # The package podman brings a network in /etc/cni/net.d, which whatever else runs pods here (kubelet, say) would take for its own.
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
         -o Dpkg::Options::='--path-exclude=/etc/cni/*' $missing >/dev/null
+    if [ -n "$own_knot" ]; then
+        $as_root systemctl unmask --runtime --quiet knot.service
+        $as_root systemctl disable --quiet knot.service
+    fi
 fi
 
 if ! [ -x .venv/bin/python ]; then "$python" -m venv .venv; fi

@@ -24,6 +24,7 @@ COMMANDS = {
     "agent": ("glassnet.cli.agent", "Run this node's agent: CNI, Service proxy, routes."),
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "controller": ("glassnet.cli.controller", "Run the cluster's controller: conditions of Nodes' networks."),
+    "dns": ("glassnet.cli.dns", "The cluster's DNS server."),
     "cni": ("glassnet.cli.cni", "CNI plugins of a node: install, configure, serve, check."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
     "doctor": ("glassnet.cli.doctor", "Look the whole network over for known faults."),

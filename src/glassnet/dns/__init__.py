@@ -1,0 +1,1 @@
+"""Cluster DNS: objects -> records -> what the server is told. Pure."""
