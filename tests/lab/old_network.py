@@ -18,11 +18,12 @@ import yaml
 
 import glassnet
 from conftest import Lab
+from glassnet.kernel.mounts import place_in_pods
 
 REFERENCE = "/usr/lib/cni"
 PYTHON = {
     "PYTHONHOME": sys.base_prefix,
-    "PYTHONPATH": f"/srv/glassnet:{sysconfig.get_paths()['purelib']}",
+    "PYTHONPATH": f"/srv/glassnet:{place_in_pods(sysconfig.get_paths()['purelib'])}",
 }
 SOURCES = str(Path(glassnet.__file__).resolve().parent.parent)  # below /tmp perhaps, and a pod's /tmp is its own
 BASE_PYTHON = str(Path(sys.executable).resolve())
@@ -134,7 +135,7 @@ def _daemon(namespace: str, name: str, label: str, script: str, ready: str) -> l
 
 
 def _pod(name: str, node: str, script: str, *words: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", script, *words]
+    command = [BASE_PYTHON, "-c", script, *words]
     spec = {"nodeSelector": {"kubernetes.io/hostname": node}, "terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "registry.example/main:1", "command": command}]}  # fmt: skip
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
 

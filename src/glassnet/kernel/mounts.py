@@ -23,6 +23,7 @@ _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 SKIPPED = ("boot", "lost+found")
 OWN = ("proc", "sys", "dev", "run", "tmp")  # never the host's
+AGAIN = "/usr/local/lib/glassnet-lab"  # where our own places are shown once more if they are below such a one: a pod has another /tmp again
 # Nor these, further down: a runtime on the host has networks and leases of its own there, and a machine's kubelet would take them for its.
 HIDDEN = ("etc/cni/net.d", "var/lib/cni")
 # Directories a rootless lab must be able to write in: those of the host have owners it cannot take on.
@@ -54,10 +55,18 @@ def own_places() -> list[str]:
     return [place for place in places if not any(place.startswith(other + "/") for other in places)]
 
 
+def place_in_pods(path: str) -> str:
+    """Where a path of ours is on a machine and in all its pods, whatever they have mounted at /tmp."""
+    return AGAIN + path if path.split("/")[1] in OWN else path
+
+
 def make_tree(upper: Path, files: Mapping[str, str]) -> None:
     """Fill a machine's writable layer before it is mounted: directories, and `files` (absolute path -> text); scripts can be run."""
     for directory in WRITABLE:
         (upper / directory).mkdir(parents=True, exist_ok=True)
+    for place in own_places():
+        if place_in_pods(place) != place:
+            (upper / place_in_pods(place)[1:]).mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         target = upper / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +106,10 @@ def enter_root(place: Path, binds: Iterable[str], rootless: bool, kept: Iterable
     for point in kept:
         if point.split("/")[1] in OWN:
             os.makedirs(root + point, exist_ok=True)
-            libc.mount(point, root + point, flags=MS_BIND | MS_REC)
-            libc.make_read_only(root + point)
+            for place in (point, place_in_pods(point)):
+                if os.path.isdir(root + place):
+                    libc.mount(point, root + place, flags=MS_BIND | MS_REC)
+                    libc.make_read_only(root + place)
     _devices(root)
     mount_sys(f"{root}/sys")
     libc.mount(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import glassnet
 from glassnet.kernel.machine import LabMachine, MachineFactory, remember_proc
+from glassnet.kernel.mounts import place_in_pods
 from glassnet.kernel.spawn import Spawner
 from glassnet.lab.topology import VPC_BRIDGE, Cable, MachineSpec, Topology
 from glassnet.netstack.ops import AddVeth, SetLink
@@ -65,7 +66,8 @@ def own_command() -> str:
     """The program `glassnet` of a node: this one, by the Python that runs it here."""
     place = Path(glassnet.__file__).resolve().parent.parent
     start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from glassnet.cli.main import main; main()"
-    return f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -c '{start}' {shlex.quote(str(place))} \"$@\"\n"
+    python, package = (shlex.quote(place_in_pods(path)) for path in (sys.executable, str(place)))
+    return f"#!/bin/sh\nexec {python} -P -c '{start}' {package} \"$@\"\n"
 
 
 def _set_up(lab: Lab, spec: MachineSpec) -> None:
