@@ -106,10 +106,10 @@ def enter_root(place: Path, binds: Iterable[str], rootless: bool, kept: Iterable
     for point in kept:
         if point.split("/")[1] in OWN:
             os.makedirs(root + point, exist_ok=True)
-            for place in (point, place_in_pods(point)):
-                if os.path.isdir(root + place):
-                    libc.mount(point, root + place, flags=MS_BIND | MS_REC)
-                    libc.make_read_only(root + place)
+            for shown in (point, place_in_pods(point)):
+                if os.path.isdir(root + shown):
+                    libc.mount(point, root + shown, flags=MS_BIND | MS_REC)
+                    libc.make_read_only(root + shown)
     _devices(root)
     mount_sys(f"{root}/sys")
     libc.mount(
