@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# a shell starts what it sends to the background with SIGINT ignored, and a program that begins so cannot trap it: tests press ^C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GLASSNET = str(Path(sys.executable).with_name("glassnet"))
 

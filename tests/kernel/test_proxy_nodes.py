@@ -237,9 +237,10 @@ async def test_udp_flows_end_when_the_last_endpoint_goes_and_when_the_service_do
                 put_endpoints(view)
             else:
                 view.apply(kinds.SERVICE, view.services[("demo", "web")], deleted=True)  # type: ignore[index]
-            await until(lambda before=before: loop.synced > before)
+            await until(lambda before=before: loop.synced > before)  # which may have been of what came before
             for family, name in zip(VIRTUAL, ("ipv4", "ipv6"), strict=True):
-                assert wire.shell("conntrack", "-L", "-f", name, "-p", "udp", "-d", family) == ""
+                words = ("conntrack", "-L", "-f", name, "-p", "udp", "-d", family)
+                await until(lambda words=words: wire.shell(*words) == "")
             put_service(view)
             put_endpoints(view, b)
 
