@@ -166,9 +166,10 @@ def install_command(
     """
     from glassnet.agent.cni import programs
     from glassnet.agent.cni.server import SOCKET
+    from glassnet.agent.cni.whole_files import read_whole, write_whole
 
     files = {Path(conf_dir) / n: text for n, text in _files(kind, kubeconfig, node, words).items()} if conf_dir else {}
-    kept = {path for path, text in files.items() if _text(path) == text}
+    kept = {path for path, text in files.items() if read_whole(path) == text}
     if (others := [path for path in files if os.path.lexists(path) and path not in kept]) and not force:
         raise GlassnetError(
             f"{', '.join(map(str, others))}: there already, and different; nothing is written. Move it away, or --force replaces it"
@@ -178,28 +179,11 @@ def install_command(
     click.echo(f"{bin_dir}: {', '.join(names)} ({'renewed' if before else 'new'})")
     for path, text in files.items():
         if path not in kept:
-            _write(path, text)
+            write_whole(path, text)
         click.echo(f"{path}: network {kind}{' (as it was)' if path in kept else ''}")
     if conf_dir:
         _tell_order(Path(conf_dir), next(iter(files)).name)
     _tell_next(socket or SOCKET, kind if conf_dir else "")
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")  # a runtime watches the directory: it must never read half a file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text)
-        beside.replace(path)
-    except OSError as error:
-        raise GlassnetError(f"{path}: {error.strerror}") from None
 
 
 def _tell_order(directory: Path, ours: str) -> None:

@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from glassnet.net.errors import GlassnetError
+
 
 def create(directory: Path, name: str, text: str, beside: str, mode: int = 0o644) -> None:
     """Make a file. Where the file system has no files without a name the text comes under the name `beside` first.
@@ -59,6 +61,23 @@ def replace(path: Path, text: str, mode: int = 0o600) -> None:
         (path.parent / beside).unlink(missing_ok=True)
         create(path.parent, beside, text, f"{beside}er", mode)
         os.replace(path.parent / beside, path)
+
+
+def read_whole(path: Path) -> str | None:
+    """The text of a file, None when there is none that can be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others read (a runtime watches its directory of networks), and its directory. Raises GlassnetError naming it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, text, 0o644)
+    except OSError as error:
+        raise GlassnetError(f"{path}: {error.strerror}") from None
 
 
 def _write(file: int, text: str) -> None:

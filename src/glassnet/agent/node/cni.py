@@ -11,6 +11,7 @@ from glassnet.agent.cni import programs
 from glassnet.agent.cni.facts import write_facts
 from glassnet.agent.cni.node import Node
 from glassnet.agent.cni.server import CniServer
+from glassnet.agent.cni.whole_files import read_whole, write_whole
 from glassnet.agent.node import configuration
 from glassnet.agent.node.configuration import CniPart as CniConfig
 from glassnet.cni.node import NODE_FILE, NodeFacts, read_facts
@@ -42,7 +43,7 @@ class CniPart:
         self.serving = True
         log.info("plugins are answered at %s", self.config.socket)
         try:
-            self.facts = read_facts(_text(self._machine.root / NODE_FILE.lstrip("/")))
+            self.facts = read_facts(read_whole(self._machine.root / NODE_FILE.lstrip("/")))
         except GlassnetError as error:
             log.warning("%s", error)
         if self.facts.pod_cidrs:
@@ -107,7 +108,7 @@ class CniPart:
         path = Path(self.config.conf_dir) / FILE
         try:
             text = configuration.network_file(self.config, self.facts.pod_cidrs)
-            there = _text(path)
+            there = read_whole(path)
             if there is None and os.path.lexists(path):
                 raise GlassnetError(f"{path}: cannot be read")
             if there is not None and not configuration.is_our_network(there):
@@ -115,7 +116,7 @@ class CniPart:
                     f"{path} is not the agent's, and stays as it is; move it away, or use another cni.confDir"
                 )
             if there != text:
-                _write(path, text)
+                write_whole(path, text)
                 log.info("%s: the runtime has its network now", path)
         except GlassnetError as error:
             self.configured, self.problem = False, str(error)
@@ -138,20 +139,3 @@ def needs_ranges(config: CniConfig) -> bool:
         for one in plugins
         if isinstance(one, dict)
     )
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")  # a runtime watches the directory: it must never read half a file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text)
-        beside.replace(path)
-    except OSError as error:
-        raise GlassnetError(f"{path}: {error.strerror}") from None
