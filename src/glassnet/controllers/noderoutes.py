@@ -6,8 +6,8 @@ condition is True gets no pods: kube-controller-manager taints it node.kubernete
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,24 +15,10 @@ from glassnet.controllers.result import NOTHING, Result, record, time_text
 from glassnet.kube import kinds
 from glassnet.kube.change import Change, Patch
 from glassnet.kube.types import Node
-from glassnet.net import address
+from glassnet.routes.prefixes import Block, Prefixes, block, overlap
 
 CONDITION, SOURCE = "NetworkUnavailable", "glassnet-controller"
 CREATED, NO_POD_CIDR, NO_ADDRESS, OVERLAP = "RouteCreated", "NoPodCIDR", "NoAddress", "PodCIDROverlap"
-
-
-class _Range(NamedTuple):
-    """A range as numbers, in the order of addresses; what contains comes before what it contains."""
-
-    bits: int
-    first: int
-    length: int  # of the prefix
-    seniority: tuple[float, str]  # the older Node first, then by name
-    text: str
-
-    @property
-    def last(self) -> int:
-        return self.first | ((1 << self.bits - self.length) - 1)
 
 
 class Claim(NamedTuple):
@@ -43,94 +29,70 @@ class Claim(NamedTuple):
     node: str
 
 
+class _Holder(NamedTuple):
+    """A Node with ranges: the older Node first, then by name."""
+
+    seniority: tuple[float, str]
+    ranges: tuple[tuple[Block, str], ...]
+
+
+_NOBODY = _Holder((0.0, ""), ())
+
+
 class Ranges:
     """The pod ranges of all Nodes, by address: a Node is compared with those it overlaps alone, not with all."""
 
     def __init__(self) -> None:
-        self._sorted: dict[int, list[tuple[int, int, tuple[float, str], str]]] = {32: [], 128: []}
-        self._lengths: dict[int, dict[int, int]] = {32: {}, 128: {}}  # how many ranges have this length
-        self._of: dict[str, tuple[_Range, ...]] = {}
+        self._prefixes = Prefixes()
+        self._of: dict[str, _Holder] = {}
 
     def put(self, node: Node) -> set[str]:
         """Take in a Node as it is now; the names of the others whose overlaps that may change."""
-        since = node.metadata.creation_timestamp
-        seniority = (since.timestamp() if since else float("inf"), node.metadata.name)
-        return self._replace(node.metadata.name, tuple(_ranges(pod_cidrs(node), seniority)))
+        since, name = node.metadata.creation_timestamp, node.metadata.name
+        seniority = (since.timestamp() if since else float("inf"), name)
+        return self._replace(name, _Holder(seniority, tuple(_ranges(pod_cidrs(node)))))
 
     def remove(self, name: str) -> set[str]:
         """A Node has gone; the names of the others whose overlaps that may change."""
-        return self._replace(name, ())
+        return self._replace(name, _NOBODY)
 
     def claims(self, name: str) -> list[Claim]:
         """Ranges of older Nodes that overlap one of this Node's. The oldest keeps its range: its pods are there already."""
+        mine = self._of.get(name, _NOBODY)
         found = [
-            Claim(own.text, other.text, other.seniority[1])
-            for own in self._of.get(name, ())
-            for other in self._overlapping(own)
-            if other.seniority < own.seniority
+            Claim(text, theirs, other)
+            for own, text in mine.ranges
+            for other in self._prefixes.overlapping(own)
+            if self._of[other].seniority < mine.seniority
+            for their, theirs in self._of[other].ranges
+            if overlap(own, their)
         ]
         return sorted(found)
 
     def free(self, text: str) -> bool:
         """Whether nobody has any of a range."""
-        return all(next(self._overlapping(each), None) is None for each in _ranges([text], (0.0, "")))
+        return not any(self._prefixes.overlapping(place) for place, _ in _ranges([text]))
 
-    def _replace(self, name: str, new: tuple[_Range, ...]) -> set[str]:
-        old = self._of.get(name, ())
-        if old == new:
-            return set()
-        affected = {other.seniority[1] for each in old for other in self._overlapping(each)}
-        for each in old:
-            rows = self._sorted[each.bits]
-            del rows[bisect_left(rows, _row(each))]
-            self._count(each, -1)
-        for each in new:
-            insort(self._sorted[each.bits], _row(each))
-            self._count(each, 1)
-        if new:
+    def _replace(self, name: str, new: _Holder) -> set[str]:
+        old = self._of.pop(name, _NOBODY)
+        for place, _ in old.ranges:
+            self._prefixes.remove(place, name)
+        for place, _ in new.ranges:
+            self._prefixes.add(place, name)
+        if new.ranges:
             self._of[name] = new
-        else:
-            self._of.pop(name, None)
-        affected |= {other.seniority[1] for each in new for other in self._overlapping(each)}
-        return affected - {name}
-
-    def _count(self, each: _Range, step: int) -> None:
-        counts = self._lengths[each.bits]
-        counts[each.length] = counts.get(each.length, 0) + step
-        if not counts[each.length]:
-            del counts[each.length]
-
-    def _overlapping(self, one: _Range) -> Iterator[_Range]:
-        """Prefixes are nested or apart: those that begin within `one`, and those shorter ones that `one` begins within."""
-        rows = self._sorted[one.bits]
-        place = bisect_left(rows, (one.first, 0))
-        while place < len(rows) and rows[place][0] <= one.last:
-            yield from self._other(one, rows[place])
-            place += 1
-        for length in list(self._lengths[one.bits]):
-            first = one.first >> one.bits - length << one.bits - length
-            if length < one.length and first != one.first:
-                place = bisect_left(rows, (first, length))
-                while place < len(rows) and rows[place][:2] == (first, length):
-                    yield from self._other(one, rows[place])
-                    place += 1
-
-    def _other(self, one: _Range, row: tuple[int, int, tuple[float, str], str]) -> Iterator[_Range]:
-        if row[2][1] != one.seniority[1]:
-            yield _Range(one.bits, *row)
+        if old.ranges == new.ranges and (old.seniority == new.seniority or not new.ranges):
+            return set()
+        around = (self._prefixes.overlapping(place) for place, _ in (*old.ranges, *new.ranges))
+        return set().union(*around) - {name}
 
 
-def _row(each: _Range) -> tuple[int, int, tuple[float, str], str]:
-    return (each.first, each.length, each.seniority, each.text)
-
-
-def _ranges(texts: Iterable[str], seniority: tuple[float, str]) -> Iterator[_Range]:
+def _ranges(texts: Iterable[str]) -> Iterator[tuple[Block, str]]:
     for text in texts:
-        try:
-            first, mask, bits = address.prefix(text)
-        except ValueError:
-            continue  # the API lets none through; a Node without a range that can be read counts as one without
-        yield _Range(bits, first & mask, mask.bit_count(), seniority, text)
+        with suppress(
+            ValueError
+        ):  # the API lets none through; a Node without a range that can be read counts as one without
+            yield block(text), text
 
 
 def pod_cidrs(node: Node) -> tuple[str, ...]:
