@@ -25,6 +25,7 @@ column bsdextrautils
 tcpdump tcpdump
 ipset ipset
 knotd knot
+nginx nginx
 "
 
 # the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
@@ -37,7 +38,8 @@ runc runc
 podman podman
 busybox busybox-static
 dig bind9-dnsutils
-dnsperf dnsperf"
+dnsperf dnsperf
+wrk wrk"
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
@@ -60,17 +62,23 @@ if [ -n "$(echo "$missing" | tr -d ' ')" ]; then
     fi
     echo "Installing Debian packages: $missing"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-    # The package knot would start a DNS server of its own, and again at every boot; only the program is wanted. Who has it already keeps it as it is.
-    own_knot=""
-    case " $missing " in *" knot "*) [ ! -d /run/systemd/system ] || own_knot=1 ;; esac
-    [ -z "$own_knot" ] || $as_root systemctl mask --runtime --quiet knot.service
+    # The packages knot and nginx would each start a server of their own, and again at every boot; only the programs are wanted. Who has one
+    # already keeps it as it is.
+    own_servers=""
+    for name in knot nginx; do
+        case " $missing " in *" $name "*) [ ! -d /run/systemd/system ] || own_servers="$own_servers $name.service" ;; esac
+    done
+    # shellcheck disable=SC2086
+    [ -z "$own_servers" ] || $as_root systemctl mask --runtime --quiet $own_servers
     # The package podman brings a network in /etc/cni/net.d, which whatever else runs pods here (kubelet, say) would take for its own.
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
         -o Dpkg::Options::='--path-exclude=/etc/cni/*' $missing >/dev/null
-    if [ -n "$own_knot" ]; then
-        $as_root systemctl unmask --runtime --quiet knot.service
-        $as_root systemctl disable --quiet knot.service
+    if [ -n "$own_servers" ]; then
+        # shellcheck disable=SC2086
+        $as_root systemctl unmask --runtime --quiet $own_servers
+        # shellcheck disable=SC2086
+        $as_root systemctl disable --quiet $own_servers
     fi
 fi
 

@@ -1,0 +1,1 @@
+"""Ingress, pure: objects in, what NGINX is to do out."""
