@@ -88,7 +88,6 @@ def _settings(*, cluster_domain: str, ttl: int, pods: str, listen: tuple[str, ..
 
     from glassnet.agent.dns.service import own_addresses
     from glassnet.dns import settings as checks
-    from glassnet.dns import upstream as upstreams
 
     text = ""
     if not upstream and resolv_conf:
@@ -100,10 +99,7 @@ def _settings(*, cluster_domain: str, ttl: int, pods: str, listen: tuple[str, ..
         domain=cluster_domain, ttl=ttl, pods=pods, listen=listen, stubs=stub_domain, transfer_to=transfer_to, own_service=service,
         udp_workers=udp_workers, tcp_workers=tcp_workers, upstream_timeout=upstream_timeout,
     )  # fmt: skip
-    given = tuple(map(upstreams.server, upstream)) if upstream else upstreams.servers_of(text)
-    good, wrong = upstreams.without_ourselves(given, found, own_addresses())
-    if wrong and (upstream or not good):
-        raise UsageError("; ".join(wrong))
+    found, wrong = checks.with_upstreams(found, upstream, text, own_addresses())
     for line in wrong:
         logging.getLogger("glassnet").warning("%s: %s", resolv_conf, line)
-    return found._replace(upstreams=good)
+    return found

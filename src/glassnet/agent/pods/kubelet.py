@@ -140,15 +140,13 @@ class Kubelet:
 
     def files(self, pod: Pod, pod_ip: str) -> dict[str, str]:
         """The files of a pod that are its own."""
-        if pod.spec.host_network:
-            return {}
-        hostname = (pod.spec.hostname or pod.metadata.name)[:63]
         node_resolv = self._read("etc/resolv.conf")
-        return {
-            "/etc/hosts": environment.hosts_file(pod, pod_ip, hostname),
-            "/etc/hostname": hostname + "\n",
-            "/etc/resolv.conf": environment.resolv_conf(pod, self._config.cluster_dns, node_resolv),
-        }
+        resolver = {"/etc/resolv.conf": environment.resolv_conf(pod, self._config.cluster_dns, node_resolv)}
+        if pod.spec.host_network:
+            return resolver
+        hostname = (pod.spec.hostname or pod.metadata.name)[:63]
+        own = {"/etc/hosts": environment.hosts_file(pod, pod_ip, hostname), "/etc/hostname": hostname + "\n"}
+        return own | resolver
 
     def _read(self, path: str) -> str:
         try:

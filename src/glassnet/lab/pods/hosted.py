@@ -1,0 +1,63 @@
+"""Containers whose program is a part of glassnet: it works in the lab's own process, its servers in the pod's namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from glassnet.kube.runtime import ExitStatus
+from glassnet.lab.pods.logs import LogRing
+from glassnet.lab.pods.surroundings import Surroundings
+from glassnet.net.errors import GlassnetError
+
+Part = Callable[[Surroundings, Sequence[str]], Coroutine[Any, Any, None]]
+"""What does the work of a command, given the place and the arguments, until cancelled. Raises GlassnetError for what ends it."""
+Parts = Mapping[tuple[str, ...], Part]
+"""By the words of the command, such as ("dns", "serve")."""
+
+
+class Hosted:
+    """A running part (RunningContainer)."""
+
+    def __init__(self, id: str, place: Surroundings, work: Coroutine[Any, Any, None]) -> None:
+        self.id, self.started_at = id, place.clock()
+        self.status: ExitStatus | None = None
+        self._place = place
+        self._task = asyncio.create_task(self._run(work))
+
+    @property
+    def log(self) -> LogRing:
+        """The log's ring."""
+        return self._place.log_ring
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        code, words = 0, ""
+        try:
+            await work
+        except asyncio.CancelledError:
+            pass
+        except (GlassnetError, OSError, ExceptionGroup) as error:
+            code, words = 1, str(_first(error))
+            self._place.log(words, 2)
+        finally:
+            self.status = ExitStatus(code, "Error" if code else "Completed", words)
+            self._place.log_ring.close()
+
+    async def wait(self) -> ExitStatus:
+        """See RunningContainer.wait."""
+        await asyncio.wait({self._task})
+        return self.status or ExitStatus(0, "Completed")
+
+    async def stop(self, grace: float) -> ExitStatus:
+        """End it, in good order; what it takes to do so is bounded by the part itself."""
+        with suppress(RuntimeError):  # a loop that is closing
+            self._task.cancel()
+        return await self.wait()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
