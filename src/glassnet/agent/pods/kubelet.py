@@ -18,6 +18,7 @@ from glassnet.agent.pods.volumes import Volumes
 from glassnet.agent.pods.worker import PodWorker
 from glassnet.cni.node import NodeFacts
 from glassnet.cni.runtime import PLUGIN_PATH
+from glassnet.dns import resolv_conf
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
@@ -147,7 +148,7 @@ class Kubelet:
         return {
             "/etc/hosts": environment.hosts_file(pod, pod_ip, hostname),
             "/etc/hostname": hostname + "\n",
-            "/etc/resolv.conf": environment.resolv_conf(pod, self._config.cluster_dns, node_resolv),
+            "/etc/resolv.conf": resolv_conf.of_pod(pod, self._config.cluster_dns, node_resolv).text(),
         }
 
     def _read(self, path: str) -> str:
