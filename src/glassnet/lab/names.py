@@ -21,7 +21,7 @@ from glassnet.kernel.api import Host, Machine
 from glassnet.kernel.spawn import PATH
 from glassnet.kube.change import Record
 from glassnet.kube.view import View
-from glassnet.lab.pods.flags import FlagError, Flags, Value, parse_flags
+from glassnet.lab.pods.flags import Flags, Value, parse_flags
 from glassnet.lab.pods.surroundings import Surroundings
 from glassnet.net.errors import GlassnetError, KernelError, LabError
 from glassnet.proxy.config import host_port
@@ -33,6 +33,7 @@ AGAIN = 0.5  # seconds until a server that has ended is started anew
 _FLAGS: dict[str, Value] = {
     "cluster-domain": "cluster.local", "ttl": 5, "pods": "insecure", "listen": (), "upstream": (), "stub-domain": (), "transfer-to": (),
     "service": "kube-system/kube-dns", "udp-workers": 1, "tcp-workers": 1, "upstream-timeout": 2000, "bind-address": "0.0.0.0:10269",
+    "lameduck": "5",
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Names:
         said = asyncio.create_task(_say(part, place))
         try:
             await listening.open(*host_port(flags.word("bind-address")))
-            await part.run()
+            await _until_told(part, float(flags.word("lameduck")))
         finally:
             said.cancel()
             await listening.close()
@@ -84,11 +85,26 @@ class Names:
 
 def _flags(args: Sequence[str]) -> Flags:
     try:
-        return parse_flags(args, _FLAGS)
-    except FlagError as error:
+        found = parse_flags(args, _FLAGS)
+        float(found.word("lameduck"))
+        return found
+    except ValueError as error:
         raise LabError(
             f"glassnet dns serve: {error}; in the lab's own process it has --{', --'.join(_FLAGS)}"
         ) from None
+
+
+async def _until_told(part: DnsPart, lameduck: float) -> None:
+    """Run it until cancelled, and for so many seconds more unless cancelled once more."""
+    running = asyncio.create_task(part.run())
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await part.leave(lameduck)
+        raise
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def _say(part: DnsPart, place: Surroundings) -> None:
@@ -158,7 +174,7 @@ def objects(dns_ip: str, upstream: str) -> list[dict[str, Any]]:
     container = {
         "name": "dns",
         "image": "glassnet",
-        "args": ["dns", "serve", f"--upstream={upstream}", "--bind-address=0.0.0.0:10269"],
+        "args": ["dns", "serve", f"--upstream={upstream}", "--bind-address=0.0.0.0:10269", "--lameduck=1"],
         "ports": [*({"name": p["name"], "containerPort": 53, "protocol": p["protocol"]} for p in ports), {"name": "metrics", "containerPort": 10269}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 10269}, "periodSeconds": 1},
         "livenessProbe": {"httpGet": {"path": "/livez", "port": 10269}},

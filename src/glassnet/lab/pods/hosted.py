@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from glassnet.kube.runtime import ExitStatus
@@ -51,9 +50,12 @@ class Hosted:
         return self.status or ExitStatus(0, "Completed")
 
     async def stop(self, grace: float) -> ExitStatus:
-        """End it, in good order; what it takes to do so is bounded by the part itself."""
-        with suppress(RuntimeError):  # a loop that is closing
+        """Tell it to end; what goes on for more than `grace` seconds, as it may to answer those who have not heard of it yet, is cut short."""
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=max(grace, 0.01))
+        while not self._task.done():
             self._task.cancel()
+            await asyncio.wait({self._task}, timeout=0.05)
         return await self.wait()
 
 
