@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from glassnet.kube.view import View
 
 
-def load_view(wanted: tuple[Kind, ...], snapshot: str | None, lab: str | None, kubeconfig: str | None) -> View:
-    """A View with all objects of the kinds `wanted`. Raises UsageError, ParseError, LabError, ApiError (what may not be read is named)."""
+def load_view(wanted: tuple[Kind, ...], snapshot: str | None, lab: str | None, kubeconfig: str | None) -> tuple[View, list[str]]:  # fmt: skip
+    """A View with all objects of the kinds `wanted`, and notes on what a snapshot has that cannot be read. Raises UsageError, ParseError, LabError, ApiError (what may not be read is named)."""
     if snapshot is not None:
         return _of_snapshot(wanted, snapshot)
-    return asyncio.run(_of_server(wanted, kubeconfig or str(_lab(lab).kubeconfig)))
+    return asyncio.run(_of_server(wanted, kubeconfig or str(_lab(lab).kubeconfig))), []
 
 
 def _lab(lab: str | None) -> Any:
@@ -39,15 +39,14 @@ def node_file(lab: str | None, node: str, path: str) -> str | None:
         return None
 
 
-def _of_snapshot(wanted: tuple[Kind, ...], snapshot: str) -> View:
+def _of_snapshot(wanted: tuple[Kind, ...], snapshot: str) -> tuple[View, list[str]]:
     from glassnet.kernel.archive import read_files
-    from glassnet.tracer.snapshot import read_world
+    from glassnet.tracer.snapshot import read_objects
 
-    objects = read_world(read_files(snapshot), snapshot).objects
-    missing = [kind.plural for kind in wanted if kind.plural not in objects]
-    if len(missing) == len(wanted):
-        raise ParseError("it has no API objects (cluster.json): take it with --kubeconfig FILE", snapshot)
-    return _view({kind: objects.get(kind.plural, []) for kind in wanted}, snapshot)
+    world = read_objects(read_files(snapshot), snapshot)
+    if not any(kind.plural in world.objects for kind in wanted):
+        raise ParseError("it has no API objects; `glassnet snapshot --kubeconfig FILE` takes them too, or `kubectl get namespaces,services,endpointslices,pods,deployments -A -o json`", snapshot)  # fmt: skip
+    return _view({kind: world.objects.get(kind.plural, []) for kind in wanted}, snapshot), world.notes
 
 
 async def _of_server(wanted: tuple[Kind, ...], kubeconfig: str) -> View:

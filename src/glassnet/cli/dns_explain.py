@@ -56,7 +56,7 @@ def command(name: str, source: str, kind: str | None, cluster_dns: str | None, r
 
     _check(name)
     wanted = (kinds.NAMESPACE, kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.POD, kinds.DEPLOYMENT, kinds.DAEMON_SET, kinds.STATEFUL_SET)  # fmt: skip
-    view = cluster_view.load_view(wanted, snapshot, lab, kubeconfig)
+    view, unread = cluster_view.load_view(wanted, snapshot, lab, kubeconfig)
     pod = _pod(view, source)
     in_lab = not (snapshot or kubeconfig)
 
@@ -71,7 +71,7 @@ def command(name: str, source: str, kind: str | None, cluster_dns: str | None, r
     ours = deployed.behind(view, cluster.settings) | _addresses(cluster_dns)
     found = explain.explain(name, (kind,) if kind else (), pod, conf, known, ours)
     front = deployed.front(view, found.asked, _addresses(cluster_dns))
-    notes = [*conf.problems, *cluster.notes]
+    notes = [*unread, *conf.problems, *cluster.notes]
     if not resolv_conf and node_text(pod.spec.node_name) is None:
         notes.append("the resolv.conf of the pod's node is not known and taken for empty: its search domains would come last (--node-resolv-conf FILE)")  # fmt: skip
     if not deployed.own_addresses(view, cluster.settings):

@@ -200,7 +200,7 @@ def _subdomain(pod: Pod) -> str:
 
 
 def _similar(name: str, others: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, others, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f"; there is {close[0]}" if close else ""
 
 

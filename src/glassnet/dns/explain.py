@@ -31,7 +31,10 @@ class Query(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """All of it. `asked` is the server that the resolver asks first; `hosts` a line of the pod's /etc/hosts that answers, without any query."""
+    """All of it. `asked` is the server that the resolver asks first, `ours` whether that is the cluster's DNS.
+
+    `hosts` is a line of the pod's /etc/hosts that answers, without any query; `shorter` are names for the same with fewer queries, and how many.
+    """
 
     name: str
     pod: str
@@ -40,6 +43,7 @@ class Explanation(NamedTuple):
     ours: bool
     queries: tuple[Query, ...]
     hosts: str = ""
+    shorter: tuple[tuple[str, int], ...] = ()
 
     @property
     def code(self) -> str:
@@ -72,13 +76,31 @@ def explain(name: str, types: tuple[str, ...], pod: Pod, conf: ResolvConf, known
         return whole._replace(hosts=line)
     if ip := address.canonical(name):
         name, types = names.reverse(ip)[1], types or ("PTR",)
-    walk = Walk(name, conf)
-    queries = []
+    server = known if mine else None
+    queries = _search(name, types or BOTH, conf, server)
+    found = whole._replace(queries=queries)
+    return found._replace(shorter=tuple(_shorter(found, types or BOTH, server)))
+
+
+def _search(name: str, types: tuple[str, ...], conf: ResolvConf, known: Names | None) -> tuple[Query, ...]:
+    walk, queries = Walk(name, conf), []
     for candidate in walk:
-        query = _query(candidate, types or BOTH, known if mine else None)
-        queries.append(query)
-        walk.told(query.code)
-    return whole._replace(queries=tuple(queries))
+        queries.append(_query(candidate, types, known))
+        walk.told(queries[-1].code)
+    return tuple(queries)
+
+
+def _shorter(found: Explanation, types: tuple[str, ...], known: Names | None) -> Iterator[tuple[str, int]]:
+    """Names that lead to the same one by way of a search domain, sooner."""
+    good = found.queries[-1].name
+    if found.code != NOERROR or found.queries[-1].domain:
+        return
+    for domain in found.conf.searches:
+        name = good.removesuffix(f".{domain}.")
+        queries = _search(name, types, found.conf, known) if name != good else ()
+        cost = sum(len(query.replies) for query in queries)
+        if queries and queries[-1].name == good and cost < found.cost:
+            yield name, cost
 
 
 def _query(candidate: Candidate, types: tuple[str, ...], known: Names | None) -> Query:
@@ -111,16 +133,18 @@ def _in_hosts(name: str, pod: Pod, zone: str) -> str:
 
 def advice(found: Explanation) -> Iterator[str]:
     """How the same answer is had with fewer queries; nothing when there is no such way."""
-    good = [number for number, query in enumerate(found.queries) if query.code in (NOERROR, FORWARDED)]
-    if not good or len(found.queries) == 1 or not found.ours:
+    if not found.ours or len(found.queries) < 2 or found.code not in (NOERROR, FORWARDED):
         return
-    last = found.queries[good[0] if found.queries[good[0]].code == NOERROR else good[-1]]
-    one = len(last.replies)
-    if found.cost > one:
-        yield f"{last.name} with the dot at the end: {one} {'query' if one == 1 else 'queries'} in place of {found.cost}"
-    dots = found.name.count(".")
-    if not last.domain and 0 < dots < found.conf.ndots:
-        yield f"or dnsConfig.options ndots: {dots} in the pod: names with {dots} or more dots are asked as they are first"  # fmt: skip
+    good = [query for query in found.queries if query.code == found.code][-1]
+    one, dots = len(good.replies), found.name.count(".")
+    if found.code == FORWARDED and not good.domain and not dots:
+        yield "names of one label are hardly known outside of the cluster"
+        return
+    yield f"{good.name} with the dot at the end: {one} in place of {found.cost}"
+    for name, cost in found.shorter:
+        yield f"or {name}: {cost}"
+    if not good.domain and 0 < dots < found.conf.ndots:
+        yield f"or ndots: {dots} in the pod's dnsConfig.options: names with {dots} or more dots are asked as they are first"  # fmt: skip
 
 
 def report(found: Explanation) -> dict[str, Any]:
@@ -135,6 +159,7 @@ def report(found: Explanation) -> dict[str, Any]:
         "cluster_dns": found.ours,
         "queries": [_as_json(query) for query in found.queries],
         "cost": found.cost,
+        "shorter": [{"name": name, "cost": cost} for name, cost in found.shorter],
         "advice": list(advice(found)),
     }  # fmt: skip
 
