@@ -18,7 +18,7 @@ Examples:
   GLASSNET_DNS_TTL=30 glassnet dns serve
 """
 
-COMMANDS: dict[str, str] = {}  # name -> module of further commands
+COMMANDS = {"explain": "glassnet.cli.dns_explain"}  # name -> module of further commands
 
 
 class _Lazy(click.Group):
