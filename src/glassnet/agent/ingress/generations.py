@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from glassnet.net.errors import GlassnetError
 
 CURRENT, _ALL = "current", "generations"
-_PRIVATE, _SHARED = 0o600, 0o644
+_PRIVATE, _SHARED, _KEY = 0o600, 0o644, b"PRIVATE KEY-----"
 
 
 class Generations:
@@ -36,16 +36,16 @@ class Generations:
                 f"{self._directory}: {error.strerror}; NGINX's directory must be ours to write"
             ) from None
 
-    def write(self, files: Mapping[str, bytes], shared: Collection[str] = ()) -> str:
-        """A new generation of these files (relative name -> content); its name. `shared` names those that workers read while they serve:
-        all others are for the master's eyes, which reads them before it gives up its rights. Raises GlassnetError."""
+    def write(self, files: Mapping[str, bytes]) -> str:
+        """A new generation of these files (relative name -> content); its name. Those with a private key are for the master's eyes alone, which
+        reads them before it gives up its rights; the workers may read the others while they serve. Raises GlassnetError."""
         self._number += 1
         name = f"{self._number:06d}"
         place = self._directory / _ALL / name
         try:
             place.mkdir(mode=0o755)
             for file, content in files.items():
-                self._put(place, file, content, _SHARED if file in shared else _PRIVATE)
+                self._put(place, file, content, _PRIVATE if _KEY in content else _SHARED)
         except OSError as error:
             shutil.rmtree(place, ignore_errors=True)
             raise GlassnetError(f"{place}: {error.strerror}; NGINX's files cannot be written") from None

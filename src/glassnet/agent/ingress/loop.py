@@ -13,6 +13,7 @@ from glassnet.agent.ingress.references import References, references
 from glassnet.ingress.model import Problem, Settings, Site
 from glassnet.kube import kinds
 from glassnet.kube.change import Record
+from glassnet.kube.ingress import Ingress
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Event, Key, View
 from glassnet.net.errors import GlassnetError
@@ -35,8 +36,9 @@ class Server(Protocol):
 
 
 class Core(NamedTuple):
-    """The pure part: objects -> Site -> files."""
+    """The pure part: which Ingresses are ours, oldest first; objects -> Site -> files."""
 
+    ours: Callable[[View, Settings], list[Ingress]]
     compute: Callable[[View, Settings], Site]
     files: Callable[[Site, Settings], dict[str, bytes]]
 
@@ -64,7 +66,7 @@ class IngressLoop:
     """Keeps a server at what the View has. `first_sync` is set once the first configuration is in force.
 
     `interval` is the least time, in seconds, between changes of the configuration. `synced` waits for the View's first complete lists, `fetch`
-    sees to it that the View has the Secrets named to it.
+    sees to it that the View has what Ingresses name.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class IngressLoop:
         core: Core,
         synced: Callable[[], Awaitable[Any]],
         *,
-        fetch: Callable[[frozenset[Key]], Awaitable[None]] | None = None,
+        fetch: Callable[[References], Awaitable[None]] | None = None,
         report: Callable[[Record], None] = lambda record: None,
         told: Told | None = None,
         interval: float = 0.3,
@@ -89,7 +91,10 @@ class IngressLoop:
         self._said: frozenset[Problem] = frozenset()
         self._left_out: dict[Key, Problem] = {}
         self.site: Site | None = None
+        self.ours: tuple[Key, ...] = ()  # oldest first; those among them that are left out, too
         self.error = ""
+        self.turns = 0  # looks at the objects, whatever came of them
+        self._busy = True
         self.first_sync = asyncio.Event()
         self.computed: Callable[[], None] = lambda: None  # called after each look at the objects
 
@@ -98,6 +103,15 @@ class IngressLoop:
         """What objects ask for and do not get, as last computed."""
         return self._said
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something has happened that is not in force yet."""
+        return self._busy or self._wake.is_set()
+
+    def look(self) -> None:
+        """Look at the objects anew, whether anything has happened or not."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         forget = self._view.subscribe(self._event)
@@ -105,10 +119,13 @@ class IngressLoop:
             await self._synced()
             self._since = 0.0
             while True:
+                self._busy = True
                 self._wake.clear()
                 since, self._since = self._since or time.monotonic(), 0.0
                 begun = time.monotonic()
                 good = await self._turn(since)
+                self._busy = False
+                self.turns += 1
                 timeout = None if good else AGAIN
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout)
@@ -132,9 +149,11 @@ class IngressLoop:
 
     async def _turn(self, since: float) -> bool:
         """Compute, render, apply; whether what is wanted is in force."""
-        self._references = references(self._view.all(kinds.INGRESS), self._settings.default_certificate)
+        ours = self._core.ours(self._view, self._settings)
+        self.ours = tuple(map(_key, ours))
+        self._references = references(ours, self._settings.default_certificate)
         if self._fetch is not None:
-            await self._fetch(self._references.secrets)
+            await self._fetch(self._references)
         begun = time.monotonic()
         try:
             site = self.site = self._core.compute(self._view, self._choice())
@@ -191,8 +210,7 @@ class IngressLoop:
 
     async def _leave_out(self, said: str) -> bool:
         """Find the Ingresses that NGINX refuses, and do without them; False when it is nobody's fault, or of too many."""
-        ages = [(each.metadata.creation_timestamp, Key(each.metadata.namespace, each.metadata.name)) for each in self._view.all(kinds.INGRESS)]
-        keys = [key for _, key in sorted(ages, key=lambda item: (item[0] is not None, item[0] and item[0].timestamp(), item[1])) if key not in self._left_out]  # fmt: skip
+        keys = [key for key in self.ours if key not in self._left_out]
         if await self._refusal(frozenset(keys)):
             return False
         for _ in range(CULPRITS):
@@ -246,3 +264,7 @@ _KINDS: dict[str, Kind] = {kind.name: kind for kind in (kinds.INGRESS, kinds.ING
 def _plain(said: str) -> str:
     """NGINX's words without the names of files, which mean nothing to whoever wrote an Ingress."""
     return said.partition(" in /")[0]
+
+
+def _key(ingress: Ingress) -> Key:
+    return Key(ingress.metadata.namespace, ingress.metadata.name)

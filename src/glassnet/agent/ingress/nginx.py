@@ -201,19 +201,19 @@ class Nginx:
 
     # -- its configuration
 
-    async def check(self, files: Mapping[str, bytes], shared: Collection[str] = ()) -> str:
+    async def check(self, files: Mapping[str, bytes]) -> str:
         """What NGINX says against a configuration; "" when it takes it."""
         async with self._lock:
-            name = self._files.write(files, shared)
+            name = self._files.write(files)
             try:
                 return await self._test(name)
             finally:
                 self._sweep()
 
-    async def apply(self, files: Mapping[str, bytes], shared: Collection[str] = ()) -> None:
+    async def apply(self, files: Mapping[str, bytes]) -> None:
         """Have NGINX serve these files; returns when it does. Raises Refused, ReloadFailed, and GlassnetError when they cannot be written."""
         async with self._lock:
-            name = self._files.write(files, shared)
+            name = self._files.write(files)
             if said := await self._test(name):
                 self.refused += 1
                 self._sweep()
