@@ -25,7 +25,11 @@ class Running:
         self.loop = asyncio.new_event_loop()
         self._context = ingress_site()
         self.site: IngressSite = self.run(self._context.__aenter__())
-        self.run(self._begin())
+        try:
+            self.run(self._begin())
+        except BaseException:
+            self.close()
+            raise
 
     async def _begin(self) -> None:
         site = self.site

@@ -84,8 +84,6 @@ class Nginx:
         An NGINX that an earlier process left here goes on serving until ours starts.
         """
         self._files.begin()
-        for name in ("body", "proxy", "fastcgi", "uwsgi", "scgi"):
-            (self._place.outside / name).mkdir(exist_ok=True, mode=0o700)
 
     # -- the process
 
