@@ -1,15 +1,7 @@
-"""What the annotations of an Ingress ask for."""
+"""What the annotations of an Ingress ask for, and the directives that do it: one module for each family."""
 
-from __future__ import annotations
+from glassnet.ingress.options.place import Backend, Place, Spelled
+from glassnet.ingress.options.reading import Complaint
+from glassnet.ingress.options.table import NONE, Options, defaults, read, spell
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
-
-class Options(NamedTuple):
-    """The values, typed."""
-
-
-def read(annotations: Mapping[str, str]) -> tuple[Options, list[tuple[str, str]]]:
-    """The values, and what is wrong."""
-    return Options(), []
+__all__ = ["NONE", "Backend", "Complaint", "Options", "Place", "Spelled", "defaults", "read", "spell"]
