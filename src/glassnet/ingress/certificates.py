@@ -86,7 +86,9 @@ def _is_strong(certificate: x509.Certificate) -> bool:
 def names(chain: bytes) -> tuple[str, ...]:
     """The DNS names a chain's first certificate is for, in lower case."""
     try:
-        found = x509.load_pem_x509_certificates(chain)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found = x509.load_pem_x509_certificates(chain)[0].extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
     except (x509.ExtensionNotFound, ValueError, IndexError):
         return ()
     return tuple(each.lower() for each in found.value.get_values_for_type(x509.DNSName))

@@ -76,7 +76,9 @@ class Certificates:
         if host not in self.by_host:
             self.by_host[host], self._owners[host] = name, taken.key
         elif name and name != self.by_host[host] and self._owners[host] != taken.key:
-            if not self.by_host[host]:  # the older Ingress asks for no certificate of its own, or has none that can be used
+            if not self.by_host[
+                host
+            ]:  # the older Ingress asks for no certificate of its own, or has none that can be used
                 self.by_host[host], self._owners[host] = name, taken.key
                 return
             taken.wrong("Conflict", f"spec.tls[{number}]: the certificate of host {host or '*'} is that of the older Ingress {self._owners[host]}, which keeps it")  # fmt: skip
