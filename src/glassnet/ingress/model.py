@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from glassnet.ingress.options import Options
+from glassnet.ingress.options import Options, Spelled
 from glassnet.kube.view import Key
 
 CONTROLLER = "glassnet.dev/ingress"
@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     given to `render.files`. `https_port` is what clients use, for redirects. `resolvers` are name servers for Services of type ExternalName;
     without them such a Service has no endpoints. `trusted` are the addresses and prefixes whose X-Forwarded-* (or PROXY protocol header, with
     `proxy_protocol`) are believed. `access_log` are NGINX's destinations; none for no log. `workers` 0 is one a core. `shutdown` is in seconds.
-    Ingresses in `left_out` are not looked at: NGINX refused what came of them.
+    `copies` bounds the locations that are written more than once. Ingresses in `left_out` are not looked at: NGINX refused what came of them.
     """
 
     controllers: tuple[str, ...] = (CONTROLLER,)
@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     user: str = ""
     modules: tuple[str, ...] = ()
     keepalive: int = 32
+    copies: int = 20_000
     left_out: frozenset[Key] = frozenset()
 
 
@@ -140,6 +141,11 @@ class Server(NamedTuple):
 
     `default` takes what no location does; None: the Site's, and 404 without one. `certificate` is a Certificate's name, "" for the default
     one; `tls` that an Ingress of this host asks for TLS. `ingresses` are the options of every Ingress with a rule for the host, oldest first.
+
+    `like` is the host whose locations these are, where a server is there for its names or its certificate alone; None for its own. A server
+    of a wildcard is chosen by NGINX for names of more labels too; with `others` it has to serve them as the server of all others does.
+    `redirect` is the host all requests are sent to (from-to-www-redirect), "" for none; `passthrough` the backend that TLS goes to unopened.
+    `spelled` are the directives that options and the hand-over come to, for each location by its source.
     """
 
     host: str
@@ -149,6 +155,16 @@ class Server(NamedTuple):
     certificate: str = ""
     tls: bool = False
     ingresses: tuple[tuple[Key, Options], ...] = ()
+    like: str | None = None
+    others: bool = False
+    redirect: str = ""
+    passthrough: Backend | None = None
+    spelled: dict[Source, Spelled] = {}
+
+    @property
+    def deep(self) -> bool:
+        """Whether NGINX chooses it for hosts whose rules are others: its wildcard is for one label."""
+        return self.host.startswith("*") and self.like != "" and not self.redirect
 
 
 class Certificate(NamedTuple):
