@@ -27,7 +27,16 @@ def main() -> None:
         found = run("requests", log)
         table.add_row(log, f"{found['ours']:,.0f}", f"{found['minimal']:,.0f}", f"{found['ratio']:.3f}")
     console.print(table)
-    table = Table("Ingresses", "paths", "compute, s", "render, s", "check and reload, s", "change, s (goal 1)", "requests/s", "failed")
+    table = Table(
+        "Ingresses",
+        "paths",
+        "compute, s",
+        "render, s",
+        "check and reload, s",
+        "change, s (goal 1)",
+        "requests/s",
+        "failed",
+    )
     for number in (10, 1000, 5000):
         found = run("sizes", str(number))
         figures = (f"{found[key]:.3f}" for key in ("compute_s", "render_s", "apply_s", "change_s"))

@@ -89,7 +89,10 @@ def objects(ingresses: int, hosts: int) -> list[tuple[Kind, dict[str, Any]]]:
     for number in range(SERVICES):
         found += [(kinds.SERVICE, service(f"app-{number}")), (kinds.ENDPOINT_SLICE, endpoints(f"app-{number}", *(n % PODS for n in range(number, number + 5))))]  # fmt: skip
     found += [(kinds.INGRESS, ingress(number, hosts)) for number in range(ingresses)]
-    shop = {**ingress(0, 1), "metadata": {"name": "shop", "namespace": "demo", "creationTimestamp": "2025-01-01T00:00:00Z"}}
+    shop = {
+        **ingress(0, 1),
+        "metadata": {"name": "shop", "namespace": "demo", "creationTimestamp": "2025-01-01T00:00:00Z"},
+    }
     shop["spec"] = {"ingressClassName": "glassnet", "rules": [{"host": "shop.example", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "app-0", "port": {"number": 80}}}}]}}]}  # fmt: skip
     return [*found, (kinds.INGRESS, shop)]
 
@@ -102,7 +105,9 @@ class Case:
         self.machine = HostMachine()
         settings = Settings(workers=1, user="root", connections=4096, http=("0.0.0.0:80",), https=("0.0.0.0:443",), shutdown=10)  # fmt: skip
         run = Path(place) / "run"
-        self.part = IngressPart(self.view, self.machine, Place(str(run), run), settings, self._at_once, tuning=Tuning(counted=log))
+        self.part = IngressPart(
+            self.view, self.machine, Place(str(run), run), settings, self._at_once, tuning=Tuning(counted=log)
+        )
         applied = self.part.metrics.applied
         self.part.metrics.applied = lambda took: (self.took.append(took), applied(took))[1]  # type: ignore[method-assign]
 
@@ -113,7 +118,9 @@ class Case:
         """What the API shows."""
         self.view.apply(kind, decode(kind, json.dumps(body).encode()))
 
-    async def run(self, ingresses: int, hosts: int, work: Callable[[Case], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def run(
+        self, ingresses: int, hosts: int, work: Callable[[Case], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
         """Have it serve so many Ingresses, and do the work."""
         for number in range(PODS + 40):
             subprocess.run(["ip", "address", "add", f"{address(number)}/32", "dev", "lo"], check=True)

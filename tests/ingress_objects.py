@@ -66,11 +66,17 @@ def ingress(
 
 def service(name: str, *ports: tuple[str, int], namespace: str = "demo", **spec: Any) -> dict[str, Any]:
     """A Service; `ports` are (name, number)."""
-    body = {"clusterIP": "10.96.0.10", "ports": [{"name": n, "port": p, "protocol": "TCP"} for n, p in ports or (("http", 80),)], **spec}
+    body = {
+        "clusterIP": "10.96.0.10",
+        "ports": [{"name": n, "port": p, "protocol": "TCP"} for n, p in ports or (("http", 80),)],
+        **spec,
+    }
     return _object(kinds.SERVICE, name, namespace, spec=body)
 
 
-def endpoints(of: str, *addresses: str, port: int = 8080, port_name: str = "http", namespace: str = "demo") -> dict[str, Any]:
+def endpoints(
+    of: str, *addresses: str, port: int = 8080, port_name: str = "http", namespace: str = "demo"
+) -> dict[str, Any]:
     """The EndpointSlice of a Service; the pod at 10.1.2.3 is called pod-3."""
     members = [
         {"addresses": [each], "conditions": {"ready": True}, "nodeName": "node-a", "targetRef": {"kind": "Pod", "namespace": namespace, "name": f"pod-{each.rpartition('.')[2]}"}}
@@ -82,7 +88,9 @@ def endpoints(of: str, *addresses: str, port: int = 8080, port_name: str = "http
     )  # fmt: skip
 
 
-def secret(name: str, data: dict[str, bytes], kind: str = "kubernetes.io/tls", namespace: str = "demo") -> dict[str, Any]:
+def secret(
+    name: str, data: dict[str, bytes], kind: str = "kubernetes.io/tls", namespace: str = "demo"
+) -> dict[str, Any]:
     """A Secret."""
     text = {key: base64.b64encode(value).decode() for key, value in data.items()}
     return _object(kinds.SECRET, name, namespace, data=text, type=kind)

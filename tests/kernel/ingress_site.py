@@ -49,7 +49,9 @@ class Got(NamedTuple):
 class _Here(abc.AbstractResolver):
     """Every name is the controller's."""
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[abc.ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[abc.ResolveResult]:
         return [abc.ResolveResult(hostname=host, host=ADDRESS, port=port, family=socket.AF_INET, proto=0, flags=0)]
 
     async def close(self) -> None:
@@ -121,7 +123,14 @@ class IngressSite:
         self._task: asyncio.Task[None] | None = None
         self.netns.apply([SetLink("lo", up=True), AddAddress(f"{ADDRESS}/32", "lo", exist_ok=True)])
 
-    async def start(self, settings: Settings = SETTINGS, *, publishing: Publishing | None = None, interval: float = 0.02, **limits: Any) -> None:
+    async def start(
+        self,
+        settings: Settings = SETTINGS,
+        *,
+        publishing: Publishing | None = None,
+        interval: float = 0.02,
+        **limits: Any,
+    ) -> None:
         """Run the controller; returns when its NGINX serves what the View has."""
         place = Place("/run/glassnet/ingress", self.outside)
         tuning = Tuning(interval, Limits(**limits), self._logged)
@@ -174,7 +183,10 @@ class IngressSite:
             if address not in self.backends:
                 self.netns.apply([AddAddress(f"{address}/32", "lo", exist_ok=True)])
                 self.backends[address] = await Backend(self.netns, address, port).open()
-        return [objects.service(name, namespace=namespace), objects.endpoints(name, *addresses, namespace=namespace, port=port)]
+        return [
+            objects.service(name, namespace=namespace),
+            objects.endpoints(name, *addresses, namespace=namespace, port=port),
+        ]
 
     # -- requests
 
@@ -196,7 +208,12 @@ class IngressSite:
                 body = json.loads(text)
             except ValueError:
                 body = {}
-            return Got(answer.status, body if isinstance(body, dict) else {}, text, {name.lower(): value for name, value in answer.headers.items()})
+            return Got(
+                answer.status,
+                body if isinstance(body, dict) else {},
+                text,
+                {name.lower(): value for name, value in answer.headers.items()},
+            )
 
     async def pod(self, url: str, **more: Any) -> str:
         """Which pod answers a URL; the status, where none does."""

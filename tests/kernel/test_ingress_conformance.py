@@ -33,7 +33,11 @@ class Running:
 
     async def _begin(self) -> None:
         site = self.site
-        for body in [*await site.app("ten", *TEN), *await site.app("one", "10.81.1.1"), *await site.app("two", "10.81.1.2")]:
+        for body in [
+            *await site.app("ten", *TEN),
+            *await site.app("one", "10.81.1.1"),
+            *await site.app("two", "10.81.1.2"),
+        ]:
             objects.put(site.view, body)
         objects.put(site.view, ingress_class(), objects.secret("conformance-tls", CERTIFICATE))
         await site.start()
@@ -73,7 +77,9 @@ def default_backend(running: Running) -> Iterator[Running]:
         ("DELETE", "http://some-host/resource"), ("PATCH", "http://my-host/resource"),
     ],
 )  # fmt: skip
-def test_an_ingress_without_rules_sends_all_to_its_default_backend(default_backend: Running, method: str, url: str) -> None:
+def test_an_ingress_without_rules_sends_all_to_its_default_backend(
+    default_backend: Running, method: str, url: str
+) -> None:
     got = default_backend.run(default_backend.site.get(url, method, headers={"User-Agent": "conformance"}))
     assert got.status == 200 and got.pod == "pod-1" and got.body["method"] == method
     assert {"content-length", "content-type", "date", "server"} <= got.headers.keys()
@@ -152,5 +158,3 @@ def paths(running: Running) -> Iterator[Running]:
 )  # fmt: skip
 def test_paths_are_matched_as_the_api_says(paths: Running, url: str, answer: str) -> None:
     assert paths.run(paths.site.pod(f"http://{url}")) == answer
-
-

@@ -35,7 +35,9 @@ class _Lazy(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-@click.group("ingress", cls=_Lazy, epilog=EPILOG, short_help="An Ingress controller on NGINX; where a URL goes, and why.")
+@click.group(
+    "ingress", cls=_Lazy, epilog=EPILOG, short_help="An Ingress controller on NGINX; where a URL goes, and why."
+)
 def command() -> None:
     """Ingress, served by a stock NGINX whose configuration a person can read."""
 

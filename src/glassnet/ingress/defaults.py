@@ -90,6 +90,9 @@ def http(settings: Settings, servers: int, longest: int, variables: int) -> Iter
 def status(settings: Settings, generation: str) -> Directive:
     """The server that the controller asks how NGINX does."""
     pages = [
+        *(
+            directive("set", f"$glassnet_{name}", "") for name in ("namespace", "ingress", "rule", "service")
+        ),  # the log's, with no location at all
         block("location", "=", "/stub_status", of=[directive("stub_status")]),
         block("location", "=", "/generation", of=[directive("return", 200, generation)]),
         block("location", "=", "/healthz", of=[directive("return", 200, "ok")]),

@@ -131,7 +131,9 @@ class AccessLog:
     def _free(self) -> None:
         try:
             punch_hole(self._fd, 0, self._offset)
-        except KernelError:  # a file system that cannot: NGINX appends, so the file may be cut when nobody has written since
+        except (
+            KernelError
+        ):  # a file system that cannot: NGINX appends, so the file may be cut when nobody has written since
             if os.fstat(self._fd).st_size == self._offset:
                 os.ftruncate(self._fd, 0)
                 self._offset = 0

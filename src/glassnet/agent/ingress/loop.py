@@ -255,10 +255,14 @@ class IngressLoop:
             "kind": kind.name, "apiVersion": kind.api_version, "namespace": problem.key.namespace, "name": problem.key.name,
             **({"uid": obj.metadata.uid} if obj is not None else {}),
         }  # fmt: skip
-        return Record(about, "Normal" if problem.reason in _NORMAL else "Warning", problem.reason, problem.message, SOURCE)
+        return Record(
+            about, "Normal" if problem.reason in _NORMAL else "Warning", problem.reason, problem.message, SOURCE
+        )
 
 
-_KINDS: dict[str, Kind] = {kind.name: kind for kind in (kinds.INGRESS, kinds.INGRESS_CLASS, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP)}
+_KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (kinds.INGRESS, kinds.INGRESS_CLASS, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP)
+}
 
 
 def _plain(said: str) -> str:

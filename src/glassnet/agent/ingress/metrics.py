@@ -47,7 +47,9 @@ class _Now(Collector):
         yield _gauge("leader", "1 when this replica writes the status of Ingresses", facts.leading)
         yield _gauge("ingresses", "Ingresses that are served", facts.ingresses)
         yield _gauge("servers", "Hosts that are served", facts.servers)
-        problems = GaugeMetricFamily("glassnet_ingress_problems", "What objects ask for and do not get", labels=["reason"])
+        problems = GaugeMetricFamily(
+            "glassnet_ingress_problems", "What objects ask for and do not get", labels=["reason"]
+        )
         for reason, number in facts.problems.items():
             problems.add_metric([reason], number)
         yield problems
@@ -90,7 +92,11 @@ def _of_connections(connections: Mapping[str, int]) -> Iterable[Metric]:
         if state in connections:
             now.add_metric([state], connections[state])
     yield now
-    for name, text in (("accepted", "Connections that came"), ("handled", "Connections that were handled"), ("requests", "Requests that came")):
+    for name, text in (
+        ("accepted", "Connections that came"),
+        ("handled", "Connections that were handled"),
+        ("requests", "Requests that came"),
+    ):
         if name in connections:
             yield _counter(f"nginx_{name}", text, connections[name])
 
@@ -129,7 +135,12 @@ class IngressMetrics:
 
     def applied(self, took: Took) -> None:
         """A configuration came into force."""
-        for name, seconds in (("programming", took.total), ("compute", took.compute), ("render", took.render), ("apply", took.apply)):
+        for name, seconds in (
+            ("programming", took.total),
+            ("compute", took.compute),
+            ("render", took.render),
+            ("apply", took.apply),
+        ):
             self._took[name].observe(seconds)
 
     def failed(self, what: str) -> None:

@@ -86,7 +86,14 @@ class IngressPart:
 
     def _publisher(self, how: Publishing) -> Publisher:
         may_write = how.leader.leads if how.leader is not None else lambda: True
-        return Publisher(self._view, how.api, lambda: self.loop.ours, service=how.service, addresses=how.addresses, may_write=may_write)
+        return Publisher(
+            self._view,
+            how.api,
+            lambda: self.loop.ours,
+            service=how.service,
+            addresses=how.addresses,
+            may_write=may_write,
+        )
 
     async def run(self) -> None:
         """Until cancelled; NGINX ends with it. Raises KernelError when its program cannot be started."""
@@ -141,9 +148,17 @@ class IngressPart:
         """/healthz, /readyz, /metrics."""
         match request.path:
             case "/healthz" | "/livez":
-                return web.Response(text="ok\n")  # an NGINX that has ended is started anew from here, not by whoever asks
+                return web.Response(
+                    text="ok\n"
+                )  # an NGINX that has ended is started anew from here, not by whoever asks
             case "/readyz":
-                why = "ready" if self.ready else "ending" if self.ending else self.nginx.error or self.loop.error or "no configuration is in force yet"
+                why = (
+                    "ready"
+                    if self.ready
+                    else "ending"
+                    if self.ending
+                    else self.nginx.error or self.loop.error or "no configuration is in force yet"
+                )
                 return web.Response(status=200 if self.ready else 503, text=why + "\n")
             case "/metrics":
                 self._connections = await stub_status.ask(self._place.outside)

@@ -106,16 +106,22 @@ class Publisher:
                 return False
             kind: Kind = kinds.INGRESS
             try:
-                await self._api.patch(kind, key.namespace, key.name, {"status": {"loadBalancer": {"ingress": places or None}}}, "status")
+                await self._api.patch(
+                    kind, key.namespace, key.name, {"status": {"loadBalancer": {"ingress": places or None}}}, "status"
+                )
             except GlassnetError as error:
                 if isinstance(error, ApiError) and error.status == 404:
                     return True  # it has gone
                 self.failed += 1
-                log.warning("status of ingress %s could not be written: %s", key, error, extra={"object": f"Ingress/{key}"})
+                log.warning(
+                    "status of ingress %s could not be written: %s", key, error, extra={"object": f"Ingress/{key}"}
+                )
                 return False
             self.written += 1
             return True
 
 
 def _said(ingress: Any) -> list[Place]:
-    return [{"ip": each.ip} if each.ip else {"hostname": each.hostname} for each in ingress.status.load_balancer.ingress]
+    return [
+        {"ip": each.ip} if each.ip else {"hostname": each.hostname} for each in ingress.status.load_balancer.ingress
+    ]

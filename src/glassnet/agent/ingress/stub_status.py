@@ -10,7 +10,9 @@ from pathlib import Path
 SOCKET = "status.sock"
 PATH = "/stub_status"
 _TIMEOUT = 2.0
-_NUMBERS = re.compile(r"Active connections: (\d+)\s+server accepts handled requests\s+(\d+) (\d+) (\d+)\s+Reading: (\d+) Writing: (\d+) Waiting: (\d+)")
+_NUMBERS = re.compile(
+    r"Active connections: (\d+)\s+server accepts handled requests\s+(\d+) (\d+) (\d+)\s+Reading: (\d+) Writing: (\d+) Waiting: (\d+)"
+)
 _NAMES = ("active", "accepted", "handled", "requests", "reading", "writing", "waiting")
 
 
@@ -30,7 +32,9 @@ async def ask(directory: Path) -> dict[str, int]:
 
 
 async def _page(directory: Path) -> str:
-    descriptor = os.open(directory, os.O_PATH | os.O_CLOEXEC)  # the path of a socket has 108 octets at most: the directory's is left out
+    descriptor = os.open(
+        directory, os.O_PATH | os.O_CLOEXEC
+    )  # the path of a socket has 108 octets at most: the directory's is left out
     try:
         reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{SOCKET}")
     finally:

@@ -69,10 +69,20 @@ class NamedContents:
         return self._held(kind, found, Key(found.metadata.namespace, found.metadata.name) in self._named[kind])
 
     def _held(self, kind: Kind, found: Data, whole: bool) -> Data:
-        meta = types.Meta(found.metadata.name, sys.intern(found.metadata.namespace), found.metadata.uid, found.metadata.resource_version)
+        meta = types.Meta(
+            found.metadata.name,
+            sys.intern(found.metadata.namespace),
+            found.metadata.uid,
+            found.metadata.resource_version,
+        )
         if not whole:
             return Data(meta, type=sys.intern(found.type))
-        return Data(msgspec.structs.replace(meta, annotations={_HELD: ""}), found.data, found.binary_data, sys.intern(found.type))
+        return Data(
+            msgspec.structs.replace(meta, annotations={_HELD: ""}),
+            found.data,
+            found.binary_data,
+            sys.intern(found.type),
+        )
 
     async def fetch(self, kind: Kind, named: frozenset[Key]) -> None:
         """From now on these are the ones that are named; returns when the View has the content of each that exists."""
@@ -105,7 +115,3 @@ def watch_ingresses(watches: Watches, contents: NamedContents) -> None:
             decode=contents.decode if named else decode,
             never_empty=kind in (kinds.SERVICE, kinds.ENDPOINT_SLICE),
         )
-
-
-
-
