@@ -15,7 +15,7 @@ LONGEST = 4000
 """Octets of one argument; NGINX reads tokens into a buffer of 4,096."""
 DOLLAR = "glassnet_dollar"
 """The variable that holds a dollar sign: NGINX has no other way to write one where variables are expanded."""
-_BARE = re.compile(r"[A-Za-z0-9_./:@,+*=~^%&!?<>|-]+|\$[a-z][a-z0-9_]*")
+_BARE = re.compile(r"[A-Za-z0-9_./:@,+*=~^%&!?<>|-]+|\(?\$[a-z][a-z0-9_]*\)?|\)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -40,6 +40,11 @@ def directive(name: str, *args: object, comment: str = "") -> Directive:
 def block(name: str, *args: object, of: Iterable[Directive], comment: str = "") -> Directive:
     """A directive with a block."""
     return Directive(name, tuple(map(str, args)), tuple(of), comment)
+
+
+def entry(key: str, *args: object) -> Directive:
+    """A line of a `map`, `geo` or `split_clients` block, whose first word is an argument too. Raises Unwritable."""
+    return Directive(word(key), tuple(map(str, args)), None, "")
 
 
 def value(text: str) -> str:

@@ -1,0 +1,7 @@
+"""What the annotations of an Ingress ask for, and the directives that do it: one module for each family."""
+
+from glassnet.ingress.options.place import Backend, Place, Spelled
+from glassnet.ingress.options.reading import Complaint
+from glassnet.ingress.options.table import NONE, Options, defaults, read, spell
+
+__all__ = ["NONE", "Backend", "Complaint", "Options", "Place", "Spelled", "defaults", "read", "spell"]

@@ -1,0 +1,116 @@
+"""backend-protocol and proxy-ssl-*: how an endpoint is spoken to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from glassnet.ingress.options import variables
+from glassnet.ingress.options.place import Draft
+from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.syntax import directive, value
+
+PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPCS")
+TLS_VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+
+
+class Protocol(NamedTuple):
+    """`secret` (NAMESPACE/NAME, or NAME) has the client's certificate and the authorities that `verify` checks the endpoint's with."""
+
+    name: str = "HTTP"
+    version: str = "1.1"
+    secret: str = ""
+    verify: bool = False
+    depth: int = 1
+    ciphers: str = ""
+    host: str = ""
+    versions: tuple[str, ...] = ()
+    sni: bool = False
+
+    @property
+    def module(self) -> str:
+        """NGINX's module: proxy or grpc."""
+        return "grpc" if self.name.startswith("GRPC") else "proxy"
+
+    @property
+    def tls(self) -> bool:
+        """Whether endpoints speak TLS."""
+        return self.name.endswith("S")
+
+    @property
+    def pool(self) -> str:
+        """What tells apart idle connections that must not be mixed in one `upstream` block: "" for plain HTTP."""
+        if self.name == "HTTP":
+            return ""
+        plain = self == Protocol(self.name, self.version)
+        return self.name.lower() + ("" if plain else "_" + variables.key(*map(str, self)))
+
+
+def read(annotations: Reader) -> Protocol:
+    """The family's annotations. What restricts whom we speak to (verify, its Secret) fails closed."""
+    versions = annotations.raw("proxy-ssl-protocols").split()
+    if not set(versions) <= set(TLS_VERSIONS):
+        annotations.complain("proxy-ssl-protocols", f"give some of {' '.join(TLS_VERSIONS)}", closes=True)
+    return Protocol(
+        annotations.choice("backend-protocol", PROTOCOLS, "HTTP", closes=True),
+        annotations.choice("proxy-http-version", ("1.0", "1.1"), "1.1"),
+        annotations.match("proxy-ssl-secret", r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", "give a Secret as NAMESPACE/NAME", closes=True),
+        annotations.choice("proxy-ssl-verify", ("on", "off"), "off", closes=True) == "on",
+        annotations.number("proxy-ssl-verify-depth", 0, 100, 1),
+        annotations.match("proxy-ssl-ciphers", r"[A-Za-z0-9!+:@=._-]+", "give ciphers as OpenSSL names them", closes=True),
+        annotations.match("proxy-ssl-name", r"[A-Za-z0-9._-]+", "give a host"),
+        tuple(dict.fromkeys(each for each in versions if each in TLS_VERSIONS)),
+        annotations.choice("proxy-ssl-server-name", ("on", "off"), "off") == "on",
+    )  # fmt: skip
+
+
+def spell(protocol: Protocol, draft: Draft) -> None:
+    """The options of the TLS connection, and last of all the hand-over to the upstream."""
+    module = protocol.module
+    if protocol.tls:
+        _tls(protocol, draft)
+    if protocol.version == "1.0" and module == "proxy":
+        draft.location.append(directive("proxy_http_version", "1.0"))
+    if not draft.choice:
+        return
+    scheme = {"HTTP": "http", "HTTPS": "https", "GRPC": "grpc", "GRPCS": "grpcs"}[protocol.name]
+    draft.last.append(directive(f"{module}_pass", f"{scheme}://{draft.choice}"))
+
+
+def _tls(protocol: Protocol, draft: Draft) -> None:
+    module, say = protocol.module, draft.location.append
+    if protocol.host:
+        say(directive(f"{module}_ssl_name", value(protocol.host)))
+    if protocol.sni:
+        say(directive(f"{module}_ssl_server_name", "on"))
+    if protocol.versions:
+        say(directive(f"{module}_ssl_protocols", *protocol.versions))
+    if protocol.ciphers:
+        say(directive(f"{module}_ssl_ciphers", protocol.ciphers))
+    if protocol.secret:
+        _secret(protocol, draft)
+    elif protocol.verify:
+        draft.complain(INVALID, f"{PREFIX}proxy-ssl-verify: give the authorities with proxy-ssl-secret", closes=True)
+
+
+def _secret(protocol: Protocol, draft: Draft) -> None:
+    module, place = protocol.module, draft.place
+    namespace, _, name = protocol.secret.rpartition("/")
+    found = place.secrets.get(name) if namespace in ("", place.namespace) else None
+    if found is None:
+        why = "is not there" if namespace in ("", place.namespace) else "is of another namespace"
+        draft.complain(INVALID, f"{PREFIX}proxy-ssl-secret: Secret {protocol.secret} {why}", closes=True)
+        return
+    base = f"upstream/{place.namespace}_{name}"
+    certificate, private, authorities = (found.get(each, b"") for each in ("tls.crt", "tls.key", "ca.crt"))
+    if certificate and private:
+        draft.files |= {f"{base}.crt": certificate, f"{base}.key": private}
+        draft.location.append(directive(f"{module}_ssl_certificate", f"{base}.crt"))
+        draft.location.append(directive(f"{module}_ssl_certificate_key", f"{base}.key"))
+    if authorities:
+        draft.files[f"{base}.ca"] = authorities
+        draft.location.append(directive(f"{module}_ssl_trusted_certificate", f"{base}.ca"))
+    if protocol.verify and not authorities:
+        draft.complain(INVALID, f"{PREFIX}proxy-ssl-verify: Secret {protocol.secret} has no ca.crt", closes=True)
+    elif protocol.verify:
+        draft.location.append(directive(f"{module}_ssl_verify", "on"))
+        draft.location.append(directive(f"{module}_ssl_verify_depth", protocol.depth))

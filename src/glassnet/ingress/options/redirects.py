@@ -1,0 +1,84 @@
+"""ssl-redirect, force-ssl-redirect, permanent-redirect, temporal-redirect, from-to-www-redirect, proxy-redirect-from and -to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from glassnet.ingress.options import variables
+from glassnet.ingress.options.place import Draft
+from glassnet.ingress.options.reading import INVALID, PREFIX, Complaint, Reader
+from glassnet.ingress.syntax import Directive, block, directive, value
+
+URL = r"https?://(?:[A-Za-z0-9._-]|\$\{?\w+\}?|\[[0-9A-Fa-f:.]+\])+(?::[0-9]{1,5})?(?:[/?#][A-Za-z0-9._~%!$&'()*+,;=:@/?#{}-]*|\$[\w$]*)?"
+"""A URL whose host and rest may name variables."""
+TO_HTTPS = directive("return", 308, "https://$host$request_uri")
+
+
+class Redirects(NamedTuple):
+    """`to` is a URL that all requests are sent to, with the status `code`; `ssl` is None where the annotation is not given."""
+
+    ssl: bool | None = None
+    force_ssl: bool = False
+    to: str = ""
+    code: int = 0
+    www: bool = False
+    replace: str = ""
+    replacement: str = ""
+    relative: bool = False
+
+
+def read(annotations: Reader) -> Redirects:
+    """The family's annotations. temporal-redirect wins over permanent-redirect, as in ingress-nginx."""
+    would = "give a URL such as https://example.com$request_uri"
+    permanent = annotations.match("permanent-redirect", URL, would)
+    temporal = annotations.match("temporal-redirect", URL, would)
+    permanent_code = annotations.number("permanent-redirect-code", 300, 308, 301)
+    temporal_code = annotations.number("temporal-redirect-code", 300, 308, 302)
+    for name, text in (("permanent-redirect", permanent), ("temporal-redirect", temporal)):
+        check_variables(annotations, name, text)
+    ssl = annotations.flag("ssl-redirect") if annotations.has("ssl-redirect") else None
+    header = r"[A-Za-z0-9._~%!$&'()*+,;=:@/?\[\]-]+"
+    return Redirects(
+        ssl,
+        annotations.flag("force-ssl-redirect"),
+        temporal or permanent,
+        (temporal_code if temporal else permanent_code) if temporal or permanent else 0,
+        annotations.flag("from-to-www-redirect"),
+        annotations.match("proxy-redirect-from", header, 'give a URL, "default" or "off"'),
+        annotations.match("proxy-redirect-to", header, "give a URL"),
+        annotations.flag("relative-redirects"),
+    )
+
+
+def check_variables(annotations: Reader, name: str, text: str) -> None:
+    """Complains about variables of `text` that are none here: they stay as they are written."""
+    if strange := variables.unknown(text):
+        known = ", ".join("$" + each for each in variables.REQUEST)
+        annotations.complaints.append(Complaint(INVALID, f"{PREFIX}{name}: ${strange[0]} is no variable here and stays as it is; there are {known}"))  # fmt: skip
+
+
+def to_https(redirects: Redirects, tls: bool) -> bool:
+    """Whether requests over HTTP are sent to HTTPS: by default where the host has TLS."""
+    return redirects.force_ssl or (tls and redirects.ssl is not False)
+
+
+def www(host: str) -> tuple[str, Directive]:
+    """The other host of from-to-www-redirect, and what its server does."""
+    other = host[4:] if host.startswith("www.") else f"www.{host}"
+    return other, directive("return", 308, "$scheme://" + value(host) + "$request_uri")
+
+
+def spell(redirects: Redirects, draft: Draft) -> None:
+    """Redirects come before all else in a location: they are no secret, and need no endpoint."""
+    if redirects.to:
+        draft.first.append(directive("return", redirects.code, variables.expand(redirects.to)))
+    elif to_https(redirects, draft.place.tls):
+        draft.first.append(block("if", "($https", "=", "", ")", of=[TO_HTTPS]))
+    if redirects.relative:
+        draft.location.append(directive("absolute_redirect", "off"))
+    if redirects.replace in ("off", "default"):
+        draft.location.append(directive("proxy_redirect", redirects.replace))
+    elif redirects.replace and redirects.replacement:
+        draft.location.append(
+            directive("proxy_redirect", value(redirects.replace), variables.expand(redirects.replacement))
+        )

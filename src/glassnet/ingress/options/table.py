@@ -1,0 +1,148 @@
+"""All annotations of an Ingress as one value, and that value as directives for a location."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from glassnet.ingress.options import (
+    access,
+    affinity,
+    aliases,
+    basic_auth,
+    buffers,
+    canary,
+    cors,
+    errors,
+    external_auth,
+    headers,
+    limits,
+    passthrough,
+    protocol,
+    redirects,
+    refused,
+    rewrite,
+    timeouts,
+    variables,
+)
+from glassnet.ingress.options.place import Draft, Place, Spelled
+from glassnet.ingress.options.reading import Complaint, Reader
+from glassnet.ingress.syntax import Directive, directive
+
+
+class Options(NamedTuple):
+    """What the annotations of an Ingress ask for, by family. `denied`: nobody may be let in, and why."""
+
+    rewrite: rewrite.Rewrite = rewrite.Rewrite()
+    redirects: redirects.Redirects = redirects.Redirects()
+    buffers: buffers.Buffers = buffers.Buffers()
+    timeouts: timeouts.Timeouts = timeouts.Timeouts()
+    protocol: protocol.Protocol = protocol.Protocol()
+    access: access.Access = access.Access()
+    cors: cors.Cors = cors.Cors()
+    affinity: affinity.Affinity = affinity.Affinity()
+    basic_auth: basic_auth.BasicAuth = basic_auth.BasicAuth()
+    external_auth: external_auth.ExternalAuth = external_auth.ExternalAuth()
+    canary: canary.Canary = canary.Canary()
+    limits: limits.Limits = limits.Limits()
+    headers: headers.Headers = headers.Headers()
+    passthrough: bool = False
+    errors: errors.Errors = errors.Errors()
+    aliases: tuple[str, ...] = ()
+    denied: str = ""
+
+    @property
+    def regex(self) -> bool:
+        """Whether paths of type ImplementationSpecific are regular expressions."""
+        return self.rewrite.regex or bool(self.rewrite.target)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Names of Secrets that are read, each NAME or NAMESPACE/NAME; only those of the Ingress' namespace do."""
+        return frozenset({self.basic_auth.secret, self.protocol.secret} - {""})
+
+    @property
+    def config_maps(self) -> frozenset[str]:
+        """Names of ConfigMaps that are read, as `secrets`."""
+        return frozenset({self.headers.custom, self.external_auth.request_headers} - {""})
+
+
+NONE = Options()
+
+
+def read(annotations: Mapping[str, str]) -> tuple[Options, list[Complaint]]:
+    """The annotations of an Ingress. What is wrong is left out and complained of; if it is a lock, the Ingress stays closed."""
+    reader = Reader(annotations)
+    found = Options(
+        rewrite.read(reader),
+        redirects.read(reader),
+        buffers.read(reader),
+        timeouts.read(reader),
+        protocol.read(reader),
+        access.read(reader),
+        cors.read(reader),
+        affinity.read(reader),
+        basic_auth.read(reader),
+        external_auth.read(reader),
+        canary.read(reader),
+        limits.read(reader),
+        headers.read(reader),
+        passthrough.read(reader),
+        errors.read(reader),
+        aliases.read(reader),
+    )
+    refused.read(reader)
+    return found._replace(denied=reader.denied), reader.complaints
+
+
+def defaults() -> list[Directive]:
+    """What holds without annotations, as ingress-nginx has it, for the http block."""
+    return [*timeouts.defaults(), *timeouts.defaults("grpc"), *buffers.defaults(), directive("proxy_redirect", "off")]
+
+
+def spell(options: Options, place: Place, base: Mapping[str, str]) -> Spelled:
+    """The directives for a location of an Ingress, the hand-over to the upstream among them.
+
+    `base` are the request headers that the http block sets, by name, values as NGINX takes them: a location that sets one sets all.
+    Without endpoints the location answers 503, or the Service of `default-backend` does.
+    """
+    draft = Draft(place)
+    draft.denied = options.denied
+    module = options.protocol.module
+    rewrite.spell(options.rewrite, draft)
+    redirects.spell(options.redirects, draft)
+    access.spell(options.access, draft)
+    basic_auth.spell(options.basic_auth, draft)
+    external_auth.spell(options.external_auth, draft)
+    limits.spell(options.limits, draft)
+    buffers.spell(options.buffers, draft, module)
+    timeouts.spell(options.timeouts, draft, module)
+    cors.spell(options.cors, draft)
+    headers.spell(options.headers, draft)
+    if place.backend and place.backend.endpoints:
+        canary.spell(place.canaries, draft)
+        affinity.spell(options.affinity, draft)
+        errors.spell(options.errors, draft, module, bool(options.external_auth.signin))
+        protocol.spell(options.protocol, draft)
+        headers.directives(draft, module, dict(base))
+    else:
+        draft.last = (
+            errors.answer(draft, 503) if place.errors and place.errors.endpoints else [directive("return", 503)]
+        )
+    if draft.denied:
+        closed = directive("return", 503, comment=f"closed: {draft.denied}")
+        return Spelled((closed,), complaints=tuple(draft.complaints))
+    if any(_names(each, variables.ESCAPED_URI) for each in (*draft.first, *draft.internal)):
+        draft.http += variables.escaped_uri()
+    return Spelled(
+        (*draft.first, *draft.location, *draft.last),
+        tuple(draft.internal),
+        tuple(draft.server),
+        tuple(draft.http),
+        draft.files,
+        tuple(draft.complaints),
+    )
+
+
+def _names(one: Directive, variable: str) -> bool:
+    return any(variable in each for each in one.args) or any(_names(each, variable) for each in one.block or ())
