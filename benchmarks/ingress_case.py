@@ -130,7 +130,7 @@ class Case:
             self.put(kind, body)
         running = asyncio.create_task(self.part.run())
         try:
-            while not self.part.ready:  # noqa: ASYNC110
+            while not self.part.ready:
                 if running.done():
                     running.result()
                 await asyncio.sleep(0.01)

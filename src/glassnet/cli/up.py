@@ -66,6 +66,13 @@ Examples:
     type=click.Choice(["knot", "none"]),
     help="Who answers for names: Knot DNS behind the Service kube-dns, or nobody. [default: knot; none when another part of the network is]",
 )
+@click.option(
+    "--addon",
+    "addons",
+    type=click.Choice(["ingress"]),
+    multiple=True,
+    help="Something on top: ingress (an Ingress controller on NGINX, namespace ingress-nginx).",
+)
 @click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
 @click.option(
     "--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it."
@@ -84,6 +91,7 @@ def command(lab: str | None, files: tuple[str, ...], api_port: int, quiet: bool,
 
     begun = time.monotonic()
     missing = "none" in (words["proxy"], words["cni"], words["routes"])
+    words["addons"] = tuple(dict.fromkeys(words["addons"]))
     words["dns"] = words["dns"] or ("none" if missing else "knot")
     settings = Settings(name=lab or "lab", **words)
     manifests = read_manifests(files)

@@ -23,7 +23,7 @@ from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key, View
-from glassnet.lab.names import Names
+from glassnet.lab.addons.names import Names
 from glassnet.lab.proxies import Proxies
 from glassnet.net.errors import LabError
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME

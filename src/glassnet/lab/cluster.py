@@ -36,11 +36,14 @@ from glassnet.kernel.machine import LabMachine
 from glassnet.kernel.netns import own_netns
 from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
-from glassnet.lab import control, names, readiness
+from glassnet.lab import addons, control, readiness
+from glassnet.lab.addons import names
+from glassnet.lab.addons.ingress import Ingresses
 from glassnet.lab.agents import NONE, Agents
 from glassnet.lab.build import Lab, build
 from glassnet.lab.faults.journal import Faults
 from glassnet.lab.faults.scene import Ground
+from glassnet.lab.pods.hosted import Part
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
 from glassnet.lab.settings import Settings
@@ -133,6 +136,8 @@ class Cluster:
         await self._publish_api()
         if self._topology.dns_ip:
             await self._publish_names()
+        for addon in self._settings.addons:
+            await self._publish(addon)
         await self._open_ports(LabStreams(runtimes, self.view))
         self._kubelets = {spec.name: self._kubelet(spec, runtimes[spec.name]) for spec in workers}
         for kubelet in self._kubelets.values():
@@ -149,10 +154,12 @@ class Cluster:
 
     def _runtime(self, machine: LabMachine) -> LabRuntime:
         """A node's container runtime, which knows the parts of glassnet that work in this process."""
-        shared = self._agents.names if self._agents else None
-        return LabRuntime(
-            machine, machine.name, parts={("dns", "serve"): partial(shared.serve, machine)} if shared else {}
-        )
+        parts: dict[tuple[str, ...], Part] = {
+            ("ingress", "serve"): partial(Ingresses(API_PORT, utc_now).serve, machine)
+        }
+        if self._agents is not None and self._agents.names is not None:
+            parts["dns", "serve"] = partial(self._agents.names.serve, machine)
+        return LabRuntime(machine, machine.name, parts=parts)
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
@@ -286,10 +293,16 @@ class Cluster:
         assert self._machines is not None
         outside = self._topology.of_role("internet")[0]
         self._start(names.serve_outside(self._machines.machines[outside.name], outside.address))
-        for body in names.objects(self._topology.dns_ip, outside.address):
+        await self._publish("dns", dns_ip=self._topology.dns_ip, upstream=outside.address)
+
+    async def _publish(self, addon: str, **words: str) -> None:
+        """Create the objects of an addon that are not there."""
+        for manifest in addons.manifests(addon, **words):
+            body = manifest.body
             kind, meta = kinds.BY_API_KIND[body["apiVersion"], body["kind"]], body["metadata"]
-            if self.view.get(kind, Key(meta["namespace"], meta["name"])) is None:
-                await self.api.create(kind, meta["namespace"], body)
+            namespace = meta.get("namespace", "")
+            if self.server.store.get(kind, Key(namespace, meta["name"])) is None:
+                await self.api.create(kind, namespace, body)
 
     def _token_secret(self) -> bytes:
         """What tokens of service accounts are signed with; it outlives a crash, as the accounts do."""

@@ -111,6 +111,7 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
 def _check_programs(settings: Settings) -> None:
     """Raises PreflightError naming every program that a lab itself runs and this machine lacks."""
     needed = NEEDED | ({"knotd": "knot"} if settings.dns == "knot" else {})
+    needed |= {"nginx": "nginx"} if "ingress" in settings.addons else {}
     lacking = {name: package for name, package in needed.items() if not shutil.which(name, path=PATH)}
     if lacking:
         packages = " ".join(sorted(set(lacking.values())))

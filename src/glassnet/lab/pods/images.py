@@ -357,7 +357,7 @@ def _hpa_example(args: Sequence[str], env: Env) -> Program:
     return FixedText("OK!", 80)
 
 
-IN_PROCESS = (("dns", "serve"),)
+IN_PROCESS = (("dns", "serve"), ("ingress", "serve"))
 """Commands of glassnet that work in the lab's own process when they are a container's `args`."""
 
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from glassnet.agent.dns.knot import PROGRAM, Place
+from glassnet.agent.dns.knot import PROGRAM
 from glassnet.agent.dns.part import DnsPart
+from glassnet.agent.placement import Place
 from glassnet.agent.proxy.servers import Listening
 from glassnet.dns import settings as checks
 from glassnet.dns.model import DnsSettings
@@ -165,31 +166,3 @@ async def serve_outside(machine: Host, address: str) -> None:
         except (KernelError, GlassnetError) as error:
             log.warning("the DNS server of `internet`: %s", error)
         await asyncio.sleep(AGAIN)
-
-
-def objects(dns_ip: str, upstream: str) -> list[dict[str, Any]]:
-    """The Service and the Deployment of cluster DNS, as deploy/ has them but for what a lab has no need of."""
-    labels = {"k8s-app": "kube-dns", "app.kubernetes.io/name": "glassnet-dns"}
-    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
-    container = {
-        "name": "dns",
-        "image": "glassnet",
-        "args": ["dns", "serve", f"--upstream={upstream}", "--bind-address=0.0.0.0:10269", "--lameduck=1"],
-        "ports": [*({"name": p["name"], "containerPort": 53, "protocol": p["protocol"]} for p in ports), {"name": "metrics", "containerPort": 10269}],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 10269}, "periodSeconds": 1},
-        "livenessProbe": {"httpGet": {"path": "/livez", "port": 10269}},
-    }  # fmt: skip
-    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}  # fmt: skip
-    pod = {
-        "dnsPolicy": "Default",
-        "priorityClassName": "system-cluster-critical",
-        "topologySpreadConstraints": [spread],
-        "containers": [container],
-    }
-    return [
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {**labels, "kubernetes.io/name": "CoreDNS"}},
-         "spec": {"clusterIP": dns_ip, "selector": {"k8s-app": "kube-dns"}, "ports": ports}},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "glassnet-dns", "namespace": "kube-system", "labels": labels},
-         "spec": {"replicas": 2, "selector": {"matchLabels": {"k8s-app": "kube-dns"}},
-                  "template": {"metadata": {"labels": labels}, "spec": pod}}},
-    ]  # fmt: skip
