@@ -42,7 +42,7 @@ def read(annotations: Reader) -> Canary:
 
 def spell(canaries: tuple[tuple[Canary, Backend], ...], draft: Draft) -> None:
     """A chain of maps whose result, `draft.choice`, is the name of an upstream. A canary without endpoints gets nothing."""
-    for canary, backend in reversed([each for each in canaries if each[1].endpoints]):
+    for canary, backend in reversed(canaries):
         _one(canary, backend.upstream, draft)
 
 
