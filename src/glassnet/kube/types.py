@@ -13,39 +13,11 @@ import msgspec
 from msgspec import field
 
 from glassnet.kube import kinds
+from glassnet.kube.ingress import Ingress, IngressClass
 from glassnet.kube.kinds import Kind
-
-
-class Obj(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
-    """Base: camelCase on the wire, immutable, untracked by the cycle collector (trees only)."""
-
-
-class OwnerReference(Obj, frozen=True, rename="camel", gc=False):
-    api_version: str = ""
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-    controller: bool = False
-    block_owner_deletion: bool = False
-
-
-class Meta(Obj, frozen=True, rename="camel", gc=False):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    generation: int = 0
-    creation_timestamp: datetime | None = None
-    deletion_timestamp: datetime | None = None
-    deletion_grace_period_seconds: int | None = None
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    owner_references: tuple[OwnerReference, ...] = ()
-    finalizers: tuple[str, ...] = ()
-
-    def controller(self) -> OwnerReference | None:
-        """The owner reference with controller: true, if any."""
-        return next((ref for ref in self.owner_references if ref.controller), None)
+from glassnet.kube.meta import Meta as Meta
+from glassnet.kube.meta import Obj as Obj
+from glassnet.kube.meta import OwnerReference as OwnerReference
 
 
 class LabelSelectorRequirement(Obj, frozen=True, rename="camel", gc=False):
@@ -563,6 +535,8 @@ STRUCTS: dict[Kind, type[Any]] = {
     kinds.DAEMON_SET: Workload,
     kinds.STATEFUL_SET: Workload,
     kinds.JOB: Job,
+    kinds.INGRESS: Ingress,
+    kinds.INGRESS_CLASS: IngressClass,
 }
 
 _DECODERS: dict[Kind, msgspec.json.Decoder[Any]] = {

@@ -1,0 +1,109 @@
+"""From the API's objects to the Site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from glassnet.ingress import classes, options, order, paths
+from glassnet.ingress.backends import Backends
+from glassnet.ingress.hosts import Host, Hosts, Taken
+from glassnet.ingress.model import Key, Problem, Server, Settings, Site
+from glassnet.ingress.tls import Certificates
+from glassnet.kube.view import View
+
+
+def compute(view: View, settings: Settings) -> Site:
+    """What NGINX is to do for our Ingresses. Never raises: what cannot be had is left out, and among the problems."""
+    everything = [_taken(each) for each in classes.ours(view, settings)]
+    backends = Backends(view, settings)
+    hosts, certificates = Hosts(backends), Certificates(view)
+    default_certificate, problems = certificates.default(settings)
+    for each in everything:
+        if not each.options.is_canary:
+            hosts.add(each)
+            certificates.add(each, hosts)
+    for each in everything:
+        if each.options.is_canary:
+            hosts.add_canary(each)
+    servers, late = _servers(hosts, certificates, everything, settings)
+    used = {name for name in certificates.by_host.values() if name} | {default_certificate} - {""}
+    return Site(
+        servers,
+        dict(sorted(backends.upstreams.items())),
+        tuple(certificates.used[name] for name in sorted(used)),
+        hosts.default,
+        default_certificate,
+        (),
+        (*problems, *late, *(problem for each in everything for problem in each.problems)),
+    )
+
+
+def _taken(ingress: classes.Ingress) -> Taken:
+    read, complaints = options.read(ingress.metadata.annotations)
+    taken = Taken(ingress, read)
+    for reason, message in complaints:
+        taken.wrong(reason, message)
+    return taken
+
+
+def _servers(
+    hosts: Hosts, certificates: Certificates, everything: Iterable[Taken], settings: Settings
+) -> tuple[tuple[Server, ...], list[Problem]]:
+    """A server for every host of a rule, every name of an alias, and every host of a certificate that would else be served with another."""
+    servers = {name: _server(name, host, certificates) for name, host in hosts.by_name.items()}
+    for name, like in _aliases(hosts, everything):
+        main = servers[like]
+        if name.startswith("*") == like.startswith("*") and like and certificates.of(name) == main.certificate:
+            servers[like] = main._replace(aliases=(*main.aliases, name))
+        else:
+            servers[name] = main._replace(host=name, aliases=(), certificate=certificates.of(name), like=like)
+    known = {name for each in servers.values() for name in (each.host, *each.aliases)}
+    for name in sorted(certificates.by_host.keys() - known):
+        above = paths.parent(name)
+        like = above if above in hosts.by_name else ""
+        if above in known and certificates.of(name) == certificates.of(above):
+            continue  # the wildcard's server has that certificate
+        servers[name] = servers[like]._replace(host=name, aliases=(), certificate=certificates.of(name), like=like, tls=True)  # fmt: skip
+    return _with_others(servers, settings)
+
+
+def _server(name: str, host: Host, certificates: Certificates) -> Server:
+    locations = tuple(sorted(host.locations.values(), key=order.precedence))
+    return Server(name, locations, host.default, (), certificates.of(name), host.tls, tuple(host.ingresses.items()))
+
+
+def _aliases(hosts: Hosts, everything: Iterable[Taken]) -> Iterator[tuple[str, str]]:
+    """Further names of hosts (server-alias): (name, host). A rule's host goes before, and the older Ingress."""
+    owners: dict[str, str] = {}
+    for taken in everything:
+        if taken.options.is_canary or not taken.options.server_aliases or not taken.hosts:
+            continue
+        like = taken.hosts[0]
+        for text in taken.options.server_aliases:
+            try:
+                name = paths.host(text)
+            except paths.BadHost as error:
+                taken.wrong("BadHost", f"server-alias: {error}; it is left out")
+                continue
+            if name in hosts.by_name:
+                taken.wrong("Conflict", f"server-alias: {text!r} is the host of a rule, which keeps it")
+            elif owners.setdefault(name, like) != like:
+                taken.wrong("Conflict", f"server-alias: {text!r} is that of an older Ingress, which keeps it")
+            else:
+                yield name, like
+
+
+def _with_others(servers: dict[str, Server], settings: Settings) -> tuple[tuple[Server, ...], list[Problem]]:
+    """Wildcards' servers told to serve names of more labels as the server of all others does: each needs a copy of that one's locations."""
+    every = servers[""]
+    copies, problems, out = 0, [], []
+    for name in sorted(servers):
+        server = servers[name]
+        if name.startswith("*") and server.like != "":
+            copies += len(every.locations) + (every.default is not None)
+            server = server._replace(others=copies <= settings.copies)
+            if not server.others:
+                key = server.ingresses[0][0] if server.ingresses else Key("", "")
+                problems.append(Problem("Ingress", key, "TooManyWildcards", f"host {name}: names of more labels are not served by the rules without host, whose copies would be more than {settings.copies} locations"))  # fmt: skip
+        out.append(server)
+    return tuple(out), problems

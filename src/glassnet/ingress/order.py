@@ -1,0 +1,84 @@
+"""Which path of a host goes before which, and how NGINX is told so.
+
+NGINX takes `location = …` first; then the longest prefix, and if that has `^~`, no regular expression is tried; then regular expressions in
+the order they stand in; then that prefix (ngx_http_core_find_location). The rule of a host here: Exact first, then the longest path as it is
+written, a Prefix before a regular expression of the same length. So a Prefix path that a longer regular expression could take a request
+from is written as a regular expression too, in its place among them; every other stays a literal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from glassnet.ingress import paths, regex
+from glassnet.ingress.model import Location, PathType
+
+_RANK = {PathType.EXACT: 0, PathType.PREFIX: 1, PathType.REGEX: 2}
+
+
+class Match(NamedTuple):
+    """`location MODIFIER PATTERN`; `location` None: what no location of the server takes."""
+
+    modifier: str
+    pattern: str
+    location: Location | None
+
+
+def precedence(location: Location) -> tuple[bool, int, int, str]:
+    """Order of locations of one host: the first that matches a request has it."""
+    return location.type != PathType.EXACT, -len(location.path), _RANK[location.type], location.path
+
+
+def matches(locations: Iterable[Location]) -> Iterator[Match]:
+    """How the locations of a server (in order of precedence) are written, regular expressions in order, each name once."""
+    every = list(locations)
+    exact = {each.path: each for each in every if each.type == PathType.EXACT}
+    prefix = {each.path: each for each in every if each.type == PathType.PREFIX}
+    patterns = [each for each in every if each.type == PathType.REGEX]
+    contested = _Contested(patterns)
+    if "/" in prefix:
+        patterns = [each for each in patterns if len(each.path) > 1]
+    yield from (Match("=", path, each) for path, each in exact.items())
+    yield from _guards(exact, prefix)
+    ordered = list(patterns)
+    for path, each in prefix.items():
+        if path == "/":
+            continue
+        if contested.has(path):
+            ordered.append(each)
+            continue
+        if path not in exact:
+            yield Match("=", path, each)
+        yield Match("^~", path + "/", each)
+    for each in sorted(ordered, key=precedence):
+        yield Match("~", _regex(each), each)
+    yield Match("", "/", prefix.get("/"))
+
+
+def _regex(location: Location) -> str:
+    if location.type == PathType.REGEX:
+        return regex.anchored(location.path)
+    return "^" + re.sub(r"([^A-Za-z0-9_/~%:@!,;=&'\u0080-\U0010ffff-])", r"\\\1", location.path) + r"(?:/|\z)"
+
+
+def _guards(exact: dict[str, Location], prefix: dict[str, Location]) -> Iterator[Match]:
+    """NGINX answers `/a` with a redirect to `/a/` where there is `location = /a/` with a proxy, unless a location of the name `/a` is there:
+    a transparent one, which does what is done without it, for `/a`, `/ab` and all the others it takes."""
+    for path in exact:
+        short = path[:-1]
+        if path.endswith("/") and short and short not in exact and short not in prefix and not short.endswith("/"):
+            taker = next((prefix[each] for each in paths.ancestors(short) if each in prefix), None)
+            yield Match("", short, taker)
+
+
+class _Contested:
+    """Prefix paths from which a longer regular expression could take a request: their literal starts fit together."""
+
+    def __init__(self, patterns: list[Location]) -> None:
+        self._starts = sorted({(regex.literal(each.path), len(each.path)) for each in patterns})
+
+    def has(self, path: str) -> bool:
+        below = path + "/"
+        return any(length > len(path) and (below.startswith(start) or start.startswith(path)) for start, length in self._starts)  # fmt: skip
