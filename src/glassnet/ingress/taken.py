@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from functools import lru_cache
 
 from glassnet.ingress import options
 from glassnet.ingress.model import Problem, Settings
+from glassnet.ingress.options import reading
 from glassnet.kube import kinds
 from glassnet.kube.ingress import Ingress
 from glassnet.kube.types import Data
@@ -22,21 +24,36 @@ class Taken:
         self.key = Key(ingress.metadata.namespace, ingress.metadata.name)
         self.problems: dict[Problem, None] = {}
         self.hosts: list[str] = []
-        read, complaints = options.read(ingress.metadata.annotations)
+        given = ingress.metadata.annotations
+        read, complaints = _read(tuple(sorted(each for each in given.items() if each[0].startswith(reading.PREFIX))))
+        self.options, self.files = read, dict[str, bytes]()
+        if read is not options.NONE:
+            complaints += self._resolve(view, settings)
+        for reason, message in complaints:
+            self.wrong(reason, message)
+
+    def _resolve(self, view: View, settings: Settings) -> tuple[options.Complaint, ...]:
         objects = options.Objects(
             self.key.namespace,
-            _data(view, kinds.SECRET, self.key, read.secrets),
-            _data(view, kinds.CONFIG_MAP, self.key, read.config_maps),
+            _data(view, kinds.SECRET, self.key, self.options.secrets),
+            _data(view, kinds.CONFIG_MAP, self.key, self.options.config_maps),
             settings.resolvers,
         )
-        self.options = options.resolve(read, objects)
+        self.options = options.resolve(self.options, objects)
         self.files = objects.files
-        for reason, message in (*complaints, *objects.complaints):
-            self.wrong(reason, message)
+        return tuple(objects.complaints)
 
     def wrong(self, reason: str, message: str) -> None:
         """Note a problem, once."""
         self.problems[Problem("Ingress", self.key, reason, message)] = None
+
+
+@lru_cache(16384)
+def _read(annotations: tuple[tuple[str, str], ...]) -> tuple[options.Options, tuple[options.Complaint, ...]]:
+    if not annotations:
+        return options.NONE, ()
+    read, complaints = options.read(dict(annotations))
+    return read, tuple(complaints)
 
 
 def _data(view: View, kind: kinds.Kind, ingress: Key, names: frozenset[str]) -> Mapping[str, Mapping[str, bytes]]:
