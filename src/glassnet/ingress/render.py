@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from glassnet.ingress import defaults, order
 from glassnet.ingress.model import Location, Server, Settings, Site, Source, Upstream
@@ -103,6 +104,7 @@ class _Writer:
         self._site, self._settings, self._tls = site, settings, tls
         self._every = site.servers[0]
         self._passes = any(each.passthrough for each in site.servers)
+        self._known: dict[tuple[Source, bool], tuple[Directive, ...]] = {}
 
     def server(self, server: Server) -> Directive:
         """One server block."""
@@ -138,8 +140,14 @@ class _Writer:
     def _locations(self, server: Server) -> Iterator[Directive]:
         for match in order.matches(server.locations):
             location = match.location or server.default or self._site.default
-            of = _directives(location, server.spelled) if location else [directive("return", 404)]
+            of = self._inside(location, server) if location else (directive("return", 404),)
             yield block("location", *([match.modifier] if match.modifier else []), match.pattern, of=of, comment=_about(location))  # fmt: skip
+
+    def _inside(self, location: Location, server: Server) -> tuple[Directive, ...]:
+        place = (location.source, server.tls)
+        if place not in self._known:
+            self._known[place] = tuple(_directives(location, server.spelled))
+        return self._known[place]
 
     def _others(self) -> Iterator[Directive]:
         """Copies of the locations for all other hosts, for requests whose host has more labels than the wildcard of the server stands for."""
@@ -162,12 +170,17 @@ def _directives(location: Location, spelled: dict[Source, Spelled]) -> list[Dire
     source, backend = location.source, location.backend
     service = f"{backend.service.name}:{backend.port}" if backend.service.name else ""
     return [
-        directive("set", "$glassnet_namespace", value(source.ingress.namespace)),
-        directive("set", "$glassnet_ingress", value(source.ingress.name)),
-        directive("set", "$glassnet_rule", value(source.field)),
-        directive("set", "$glassnet_service", value(service)),
+        _set("$glassnet_namespace", source.ingress.namespace),
+        _set("$glassnet_ingress", source.ingress.name),
+        _set("$glassnet_rule", source.field),
+        _set("$glassnet_service", service),
         *spelled[source].location,
     ]
+
+
+@lru_cache(1 << 16)
+def _set(variable: str, text: str) -> Directive:
+    return directive("set", variable, value(text))
 
 
 def _unrouted(of: Iterable[Directive]) -> Iterator[Directive]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from glassnet.ingress.options import cookies, patterns
+from glassnet.ingress import regex
+from glassnet.ingress.options import cookies
 from glassnet.ingress.options.place import Backend, Draft
 from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.variables import key
@@ -31,7 +32,9 @@ def read(annotations: Reader) -> Canary:
     on = annotations.flag("canary")
     header = annotations.match("canary-by-header", _HEADER, "give the name of a header: letters, digits and -")
     exact = annotations.match("canary-by-header-value", r"[\x20-\x7e]+", "give printable ASCII")
-    pattern = patterns.read(annotations, "canary-by-header-pattern")
+    pattern = annotations.take(
+        "canary-by-header-pattern", _pattern, "", "give a regular expression without named groups and references"
+    )
     cookie = annotations.match("canary-by-cookie", cookies.NAME, "give the name of a cookie")
     total = annotations.number("canary-weight-total", 1, 1_000_000_000, 100)
     weight = annotations.number("canary-weight", 0, 1_000_000_000, 0)
@@ -40,9 +43,17 @@ def read(annotations: Reader) -> Canary:
     return Canary(on, header, exact, "" if exact else pattern, cookie, min(weight, total), total)
 
 
+def _pattern(text: str) -> str:
+    try:
+        regex.check(text)
+    except regex.BadRegex as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def spell(canaries: tuple[tuple[Canary, Backend], ...], draft: Draft) -> None:
     """A chain of maps whose result, `draft.choice`, is the name of an upstream. A canary without endpoints gets nothing."""
-    for canary, backend in reversed([each for each in canaries if each[1].endpoints]):
+    for canary, backend in reversed(canaries):
         _one(canary, backend.upstream, draft)
 
 

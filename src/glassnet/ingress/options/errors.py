@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.variables import key
 from glassnet.ingress.syntax import Directive, block, directive, value
 
@@ -33,9 +33,8 @@ def spell(errors: Errors, draft: Draft, module: str, signin: bool) -> None:
     if not errors.codes:
         return
     place = draft.place
-    if place.errors is None or not place.errors.endpoints:
-        draft.complain(INVALID, f"{PREFIX}custom-http-errors: no default backend with endpoints: the endpoints' own answers are sent")  # fmt: skip
-        return
+    if place.errors is None:
+        return  # nobody to ask: the endpoints' own answers are sent
     draft.location.append(directive(f"{module}_intercept_errors", "on"))
     for code in errors.codes:
         if code == 401 and signin:

@@ -6,9 +6,10 @@ import re
 from typing import NamedTuple
 
 from glassnet.ingress.options import variables
-from glassnet.ingress.options.headers import OWN, TOKEN
+from glassnet.ingress.options.headers import TOKEN, named
+from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.redirects import URL, check_variables
 from glassnet.ingress.syntax import Directive, block, directive, value
 
@@ -27,6 +28,8 @@ class ExternalAuth(NamedTuple):
     request_headers: str = ""
     redirect: str = ""
     cookie_always: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    resolvers: tuple[str, ...] = ()
 
 
 def read(annotations: Reader) -> ExternalAuth:
@@ -49,33 +52,43 @@ def read(annotations: Reader) -> ExternalAuth:
     )  # fmt: skip
 
 
+def resolve(auth: ExternalAuth, objects: Objects) -> ExternalAuth:
+    """The headers of a ConfigMap, and the name servers if the URL has a name."""
+    if not auth.url:
+        return auth
+    name = re.sub(r":\d+$", "", re.split(r"[/?#]", auth.url.split("//", 1)[1], maxsplit=1)[0])
+    if _ADDRESS.fullmatch(name):
+        resolvers: tuple[str, ...] = ()
+    else:
+        resolvers = objects.resolvers
+        if not resolvers:
+            objects.complain("auth-url", f"{name} is a name, and no name server is known", closes=True)
+    sent = named("auth-proxy-set-headers", auth.request_headers, objects) if auth.request_headers else ()
+    return auth._replace(headers=sent, resolvers=resolvers)
+
+
 def spell(auth: ExternalAuth, draft: Draft) -> None:
     """A location that asks, one that sends to the sign-in page, and the headers that go from the answer to the endpoint."""
     if not auth.url:
         return
     place = draft.place
     one = variables.key("auth", place.namespace, place.ingress, *map(str, auth))
-    host = re.match(r"https?://([^/?#]*)", auth.url)
-    name = re.sub(r":\d+$", "", host[1]) if host else ""
-    if not _ADDRESS.fullmatch(name) and not place.resolvers:
-        draft.complain(INVALID, f"{PREFIX}auth-url: {name} is a name, and no name server is known", closes=True)
-        return
     path = f"/_glassnet/auth/{one}"
-    draft.internal.append(block("location", "=", path, of=_asks(auth, draft, one), comment=f"auth-url of {place.namespace}/{place.ingress}"))  # fmt: skip
+    draft.internal.append(block("location", "=", path, of=_asks(auth, one), comment=f"auth-url of {place.namespace}/{place.ingress}"))  # fmt: skip
     draft.location.append(directive("auth_request", path))
     for number, header in enumerate(auth.response_headers):
         variable = f"$auth_{one}_{number}"
         draft.location.append(directive("auth_request_set", variable, "$upstream_http_" + re.sub(r"\W", "_", header.lower())))  # fmt: skip
         draft.request[header] = variable
     draft.location.append(directive("auth_request_set", f"$auth_{one}_cookie", "$upstream_http_set_cookie"))
-    draft.response.append(("Set-Cookie", f"$auth_{one}_cookie"))
+    always = ["always"] if auth.cookie_always else []
+    draft.location.append(directive("add_header", "Set-Cookie", f"$auth_{one}_cookie", *always))
     if auth.signin:
         _signin(auth, draft, one)
 
 
-def _asks(auth: ExternalAuth, draft: Draft, one: str) -> list[Directive]:
+def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
     """The host of the request to the other server is that of its URL."""
-    place = draft.place
     host = auth.url.split("//", 1)[1]
     host = re.split(r"[/?#]", host, maxsplit=1)[0]
     headers = {
@@ -91,7 +104,7 @@ def _asks(auth: ExternalAuth, draft: Draft, one: str) -> list[Directive]:
         "X-Forwarded-For": "$remote_addr",
         "X-Auth-Request-Redirect": variables.expand(auth.redirect) if auth.redirect else "$request_uri",
     }
-    headers |= _request_headers(auth, draft)
+    headers |= {header: value(text) for header, text in auth.headers}
     of = [
         directive("internal"),
         directive("access_log", "off"),
@@ -103,29 +116,12 @@ def _asks(auth: ExternalAuth, draft: Draft, one: str) -> list[Directive]:
     ]
     if auth.method:
         of.append(directive("proxy_method", auth.method))
-    if place.resolvers:
-        of.append(directive("resolver", *place.resolvers, "valid=10s"))
+    if auth.resolvers:
+        of.append(directive("resolver", *auth.resolvers, "valid=10s"))
     # a variable in the URL: names are looked up when asked, hence one that cannot be found fails this Ingress alone
     of.append(directive("set", f"$auth_{one}_url", variables.expand(auth.url)))
     of.append(directive("proxy_pass", f"$auth_{one}_url"))
     return of
-
-
-def _request_headers(auth: ExternalAuth, draft: Draft) -> dict[str, str]:
-    namespace, _, name = auth.request_headers.rpartition("/")
-    if not name:
-        return {}
-    found = draft.place.config_maps.get(name) if namespace in ("", draft.place.namespace) else None
-    if found is None:
-        draft.complain(INVALID, f"{PREFIX}auth-proxy-set-headers: ConfigMap {auth.request_headers} is not there, or of another namespace")  # fmt: skip
-        return {}
-    texts = {header: raw.decode("utf-8", "replace").strip() for header, raw in sorted(found.items())}
-    good = {
-        header: text
-        for header, text in texts.items()
-        if re.fullmatch(TOKEN, header) and header.lower() not in OWN and re.fullmatch(r"[\x20-\x7e]{0,2000}", text)
-    }
-    return {header: value(text) for header, text in good.items()}
 
 
 def _signin(auth: ExternalAuth, draft: Draft, one: str) -> None:
