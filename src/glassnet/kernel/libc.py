@@ -85,5 +85,6 @@ def set_host_name(name: str) -> None:
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Give the storage of a part of a file back; it reads as zeros, and the file is as long as before: fallocate(2). Raises KernelError."""
     _check(
-        _libc.fallocate64(descriptor, _FALLOC_PUNCH, ctypes.c_int64(offset), ctypes.c_int64(length)), "fallocate(punch hole)"
+        _libc.fallocate64(descriptor, _FALLOC_PUNCH, ctypes.c_int64(offset), ctypes.c_int64(length)),
+        "fallocate(punch hole)",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -87,7 +88,7 @@ class IngressLoop:
         self._wake = asyncio.Event()
         self._since = 0.0
         self._references = References()
-        self._files: dict[str, bytes] | None = None
+        self._digest = b""  # of the files in force
         self._said: frozenset[Problem] = frozenset()
         self._left_out: dict[Key, Problem] = {}
         self.site: Site | None = None
@@ -171,7 +172,8 @@ class IngressLoop:
         return self._settings._replace(left_out=self._settings.left_out | self._left_out.keys() | more)
 
     async def _serve(self, files: dict[str, bytes], at: Took) -> bool:
-        if files == self._files:
+        digest = _digest(files)
+        if digest == self._digest:
             self.error = ""
             return True
         try:
@@ -187,7 +189,7 @@ class IngressLoop:
             return self._not_now("reload", str(error))
         except GlassnetError as error:
             return self._not_now("write", str(error))
-        self._files, self.error = files, ""
+        self._digest, self.error = digest, ""
         now = time.monotonic()
         if self._told is not None:
             self._told.applied(Took(now - at.total, at.compute, at.render, now - at.apply))
@@ -263,6 +265,14 @@ class IngressLoop:
 _KINDS: dict[str, Kind] = {
     kind.name: kind for kind in (kinds.INGRESS, kinds.INGRESS_CLASS, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP)
 }
+
+
+def _digest(files: Mapping[str, bytes]) -> bytes:
+    """Instead of the files themselves, which would be kept twice."""
+    found = hashlib.sha256()
+    for name in sorted(files):
+        found.update(f"{name} {len(files[name])} ".encode() + files[name])
+    return found.digest()
 
 
 def _plain(said: str) -> str:

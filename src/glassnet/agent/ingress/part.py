@@ -14,7 +14,7 @@ from glassnet.agent.ingress import default_certificate, stub_status
 from glassnet.agent.ingress.access import FILE, AccessLog, Owner
 from glassnet.agent.ingress.loop import Core, IngressLoop
 from glassnet.agent.ingress.metrics import Facts, IngressMetrics
-from glassnet.agent.ingress.nginx import PROGRAM, Limits, Nginx
+from glassnet.agent.ingress.nginx import LIMITS, PROGRAM, Limits, Nginx
 from glassnet.agent.ingress.references import References
 from glassnet.agent.ingress.status import Place as Address
 from glassnet.agent.ingress.status import Publisher
@@ -42,10 +42,13 @@ class Tuning(NamedTuple):
     """`interval`: the least seconds between changes of the configuration; `limits` of NGINX's process; `log` takes lines of the access log."""
 
     interval: float = 0.3
-    limits: Limits = Limits()
+    limits: Limits = LIMITS
     log: Callable[[bytes], None] | None = None
     counted: bool = True
     program: str = PROGRAM
+
+
+TUNING = Tuning()
 
 
 class IngressPart:
@@ -65,7 +68,7 @@ class IngressPart:
         contents: NamedContents | None = None,
         publishing: Publishing | None = None,
         report: Callable[[Record], None] = lambda record: None,
-        tuning: Tuning = Tuning(),
+        tuning: Tuning = TUNING,
     ) -> None:
         self._view, self._place, self._contents = view, place, contents
         log = (f"{place.inside}/{FILE}",) if tuning.counted else ()
