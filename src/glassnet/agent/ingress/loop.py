@@ -92,7 +92,8 @@ class IngressLoop:
         self._said: frozenset[Problem] = frozenset()
         self._left_out: dict[Key, Problem] = {}
         self.site: Site | None = None
-        self.ours: tuple[Key, ...] = ()  # oldest first; those among them that are left out, too
+        self._ours: tuple[Key, ...] = ()  # oldest first; those among them that are left out, too
+        self.served: tuple[Key, ...] = ()  # those of the configuration in force
         self.error = ""
         self.turns = 0  # looks at the objects, whatever came of them
         self._busy = True
@@ -151,7 +152,7 @@ class IngressLoop:
     async def _turn(self, since: float) -> bool:
         """Compute, render, apply; whether what is wanted is in force."""
         ours = self._core.ours(self._view, self._settings)
-        self.ours = tuple(map(_key, ours))
+        self._ours = tuple(map(_key, ours))
         self._references = references(ours, self._settings.default_certificate)
         if self._fetch is not None:
             await self._fetch(self._references)
@@ -174,7 +175,7 @@ class IngressLoop:
     async def _serve(self, files: dict[str, bytes], at: Took) -> bool:
         digest = _digest(files)
         if digest == self._digest:
-            self.error = ""
+            self.served, self.error = self._ours, ""
             return True
         try:
             await self._server.apply(files)
@@ -189,7 +190,7 @@ class IngressLoop:
             return self._not_now("reload", str(error))
         except GlassnetError as error:
             return self._not_now("write", str(error))
-        self._digest, self.error = digest, ""
+        self._digest, self.served, self.error = digest, self._ours, ""
         now = time.monotonic()
         if self._told is not None:
             self._told.applied(Took(now - at.total, at.compute, at.render, now - at.apply))
@@ -212,7 +213,7 @@ class IngressLoop:
 
     async def _leave_out(self, said: str) -> bool:
         """Find the Ingresses that NGINX refuses, and do without them; False when it is nobody's fault, or of too many."""
-        keys = [key for key in self.ours if key not in self._left_out]
+        keys = [key for key in self._ours if key not in self._left_out]
         if await self._refusal(frozenset(keys)):
             return False
         for _ in range(CULPRITS):

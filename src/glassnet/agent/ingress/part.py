@@ -92,7 +92,7 @@ class IngressPart:
         return Publisher(
             self._view,
             how.api,
-            lambda: self.loop.ours,
+            lambda: self.loop.served,
             service=how.service,
             addresses=how.addresses,
             may_write=may_write,
@@ -122,7 +122,7 @@ class IngressPart:
 
     def _computed(self) -> None:
         if self.access is not None:
-            self.access.know(Owner(key.namespace, key.name) for key in self.loop.ours)
+            self.access.know(Owner(key.namespace, key.name) for key in self.loop.served)
         if self.publisher is not None:
             self.publisher.look()
 
@@ -137,7 +137,7 @@ class IngressPart:
             self.nginx,
             self.ready,
             publisher is not None and (self._leader is None or self._leader.leads()),
-            len(self.loop.ours),
+            len(self.loop.served),
             len(site.servers) if site else 0,
             Counter(problem.reason for problem in self.loop.problems),
             access.counts if access else {},
