@@ -17,7 +17,7 @@ REQUEST: Mapping[str, str] = {
     "best_http_host": "$http_host",
     "http_host": "$http_host",
     "request_uri": "$request_uri",
-    "escaped_request_uri": "$ESCAPED_URI",
+    "escaped_request_uri": "$" + ESCAPED_URI,
     "args": "$args",
     "query_string": "$args",
     "is_args": "$is_args",
