@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from glassnet.ingress import classes, options, order, paths
+from glassnet.ingress import classes, order, paths
 from glassnet.ingress.backends import Backends
-from glassnet.ingress.hosts import Host, Hosts, Taken
-from glassnet.ingress.model import Key, Problem, Server, Settings, Site
+from glassnet.ingress.hosts import Host, Hosts
+from glassnet.ingress.model import Problem, Server, Settings, Site
+from glassnet.ingress.options import passthrough, redirects
+from glassnet.ingress.spelling import Spelling
+from glassnet.ingress.taken import Taken
 from glassnet.ingress.tls import Certificates
-from glassnet.kube.view import View
+from glassnet.kube.view import Key, View
 
 
 def compute(view: View, settings: Settings) -> Site:
     """What NGINX is to do for our Ingresses. Never raises: what cannot be had is left out, and among the problems."""
-    everything = [_taken(each) for each in classes.ours(view, settings)]
+    everything = [Taken(each, view, settings) for each in classes.ours(view, settings)]
     backends = Backends(view, settings)
     hosts, certificates = Hosts(backends), Certificates(view)
     default_certificate, problems = certificates.default(settings)
@@ -26,6 +29,8 @@ def compute(view: View, settings: Settings) -> Site:
         if each.options.is_canary:
             hosts.add_canary(each)
     servers, late = _servers(hosts, certificates, everything, settings)
+    spelling = Spelling(backends, hosts.default)
+    servers = tuple(each._replace(spelled=spelling.server(each)) for each in servers)
     used = {name for name in certificates.by_host.values() if name} | {default_certificate} - {""}
     return Site(
         servers,
@@ -33,17 +38,9 @@ def compute(view: View, settings: Settings) -> Site:
         tuple(certificates.used[name] for name in sorted(used)),
         hosts.default,
         default_certificate,
-        (),
+        tuple(sorted({name: text for each in everything for name, text in each.files.items()}.items())),
         (*problems, *late, *(problem for each in everything for problem in each.problems)),
     )
-
-
-def _taken(ingress: classes.Ingress) -> Taken:
-    read, complaints = options.read(ingress.metadata.annotations)
-    taken = Taken(ingress, read)
-    for reason, message in complaints:
-        taken.wrong(reason, message)
-    return taken
 
 
 def _servers(
@@ -57,6 +54,8 @@ def _servers(
             servers[like] = main._replace(aliases=(*main.aliases, name))
         else:
             servers[name] = main._replace(host=name, aliases=(), certificate=certificates.of(name), like=like)
+    _add_www(servers, certificates, everything)
+    _pass_through(servers, everything, settings)
     known = {name for each in servers.values() for name in (each.host, *each.aliases)}
     for name in sorted(certificates.by_host.keys() - known):
         above = paths.parent(name)
@@ -93,13 +92,41 @@ def _aliases(hosts: Hosts, everything: Iterable[Taken]) -> Iterator[tuple[str, s
                 yield name, like
 
 
+def _add_www(servers: dict[str, Server], certificates: Certificates, everything: Iterable[Taken]) -> None:
+    """A server for the other one of example.com and www.example.com, where from-to-www-redirect asks for it and nobody else has it."""
+    taken = {name for each in servers.values() for name in (each.host, *each.aliases)}
+    for each in everything:
+        for host in each.hosts if each.options.redirects.www and not each.options.is_canary else ():
+            other = redirects.www(host)[0]
+            if host and not host.startswith("*") and other not in taken:
+                taken.add(other)
+                servers[other] = Server(other, certificate=certificates.of(other), redirect=host)
+
+
+def _pass_through(servers: dict[str, Server], everything: Iterable[Taken], settings: Settings) -> None:
+    """Hosts whose TLS goes to the endpoints of their path / unopened (ssl-passthrough)."""
+    for each in everything:
+        if not each.options.passthrough or each.options.is_canary:
+            continue
+        if passthrough.MODULE not in settings.modules:
+            each.wrong("PassthroughUnavailable", "ssl-passthrough: NGINX's stream module is not installed; TLS ends at the controller")  # fmt: skip
+            continue
+        for host in each.hosts:
+            server = servers[host]
+            root = next((found for found in server.locations if found.path == "/" and found.source.ingress == each.key), None)  # fmt: skip
+            if not host or host.startswith("*") or root is None:
+                each.wrong("PassthroughUnavailable", f"ssl-passthrough: host {host or '*'} needs a name without * and a path / of type Prefix; TLS ends at the controller")  # fmt: skip
+            else:
+                servers[host] = server._replace(passthrough=root.backend)
+
+
 def _with_others(servers: dict[str, Server], settings: Settings) -> tuple[tuple[Server, ...], list[Problem]]:
     """Wildcards' servers told to serve names of more labels as the server of all others does: each needs a copy of that one's locations."""
     every = servers[""]
     copies, problems, out = 0, [], []
     for name in sorted(servers):
         server = servers[name]
-        if name.startswith("*") and server.like != "":
+        if server.deep:
             copies += len(every.locations) + (every.default is not None)
             server = server._replace(others=copies <= settings.copies)
             if not server.others:

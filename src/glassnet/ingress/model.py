@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from glassnet.ingress.options import Options
+from glassnet.ingress.options import Options, Spelled
 from glassnet.kube.view import Key
 
 CONTROLLER = "glassnet.dev/ingress"
@@ -144,6 +144,8 @@ class Server(NamedTuple):
 
     `like` is the host whose locations these are, where a server is there for its names or its certificate alone; None for its own. A server
     of a wildcard is chosen by NGINX for names of more labels too; with `others` it has to serve them as the server of all others does.
+    `redirect` is the host all requests are sent to (from-to-www-redirect), "" for none; `passthrough` the backend that TLS goes to unopened.
+    `spelled` are the directives that options and the hand-over come to, for each location by its source.
     """
 
     host: str
@@ -155,6 +157,14 @@ class Server(NamedTuple):
     ingresses: tuple[tuple[Key, Options], ...] = ()
     like: str | None = None
     others: bool = False
+    redirect: str = ""
+    passthrough: Backend | None = None
+    spelled: dict[Source, Spelled] = {}
+
+    @property
+    def deep(self) -> bool:
+        """Whether NGINX chooses it for hosts whose rules are others: its wildcard is for one label."""
+        return self.host.startswith("*") and self.like != "" and not self.redirect
 
 
 class Certificate(NamedTuple):

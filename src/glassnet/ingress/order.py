@@ -41,7 +41,7 @@ def matches(locations: Iterable[Location]) -> Iterator[Match]:
     if "/" in prefix:
         patterns = [each for each in patterns if len(each.path) > 1]
     yield from (Match("=", path, each) for path, each in exact.items())
-    yield from _guards(exact, prefix)
+    yield from _guards(exact, prefix, contested)
     ordered = list(patterns)
     for path, each in prefix.items():
         if path == "/":
@@ -63,14 +63,16 @@ def _regex(location: Location) -> str:
     return "^" + re.sub(r"([^A-Za-z0-9_/~%:@!,;=&'\u0080-\U0010ffff-])", r"\\\1", location.path) + r"(?:/|\z)"
 
 
-def _guards(exact: dict[str, Location], prefix: dict[str, Location]) -> Iterator[Match]:
+def _guards(exact: dict[str, Location], prefix: dict[str, Location], contested: _Contested) -> Iterator[Match]:
     """NGINX answers `/a` with a redirect to `/a/` where there is `location = /a/` with a proxy, unless a location of the name `/a` is there:
     a transparent one, which does what is done without it, for `/a`, `/ab` and all the others it takes."""
     for path in exact:
         short = path[:-1]
-        if path.endswith("/") and short and short not in exact and short not in prefix and not short.endswith("/"):
-            taker = next((prefix[each] for each in paths.ancestors(short) if each in prefix), None)
-            yield Match("", short, taker)
+        if not path.endswith("/") or not short or short in exact or (short in prefix and not contested.has(short)):
+            continue
+        taker = next((each for each in paths.ancestors(short) if each in prefix), "/")
+        literal = taker != "/" and not contested.has(taker)
+        yield Match("^~" if literal else "", short, prefix.get(taker))
 
 
 class _Contested:

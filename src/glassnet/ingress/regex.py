@@ -16,7 +16,6 @@ MOST_REPEATS = 1000
 """Limit of {n,m}, nested ones multiplied: a longer one makes PCRE refuse the pattern, or take very long over it."""
 MOST_GROUPS = 50
 _SHORT = "dDwWsS"
-_SIMPLE = {"t": 1, "n": 1, "r": 1, "f": 1, "v": 0}
 _META = set("\\^$.|?*+()[]{}")
 _POSIX = ("alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit")
 _POSIX_PYTHON = {
@@ -257,15 +256,15 @@ def groups(pattern: str) -> int:
 
 
 def anchored(pattern: str) -> str:
-    """The pattern as NGINX is to have it: from the start of the path on."""
-    return f"^(?:{pattern})"
+    """The pattern as NGINX is to have it: from the start of the path on, which is a slash."""
+    return f"^(?=/)(?:{pattern})" if _alternatives(pattern) else f"^(?:{pattern})"
 
 
 def literal(pattern: str) -> str:
     """The text that everything the pattern matches begins with, as far as it is plain to see; "" when it is not."""
-    if "|" in pattern or _FLAGS.match(pattern):
+    if _FLAGS.match(pattern) or _alternatives(pattern):
         return ""
-    found = []
+    found: list[str] = []
     for char in pattern:
         if char in _META:
             if char in "?*{" and found:
@@ -273,3 +272,17 @@ def literal(pattern: str) -> str:
             break
         found.append(char)
     return "".join(found)
+
+
+_TOKENS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
+@lru_cache(4096)
+def _alternatives(pattern: str) -> bool:
+    """Whether there is a | outside of all groups."""
+    depth = 0
+    for token in _TOKENS.findall(pattern):
+        if token == "|" and not depth:
+            return True
+        depth += (token == "(") - (token == ")")
+    return False

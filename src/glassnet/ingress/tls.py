@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from glassnet.ingress import certificates, paths
-from glassnet.ingress.hosts import Hosts, Taken
+from glassnet.ingress.hosts import Hosts
 from glassnet.ingress.model import Certificate, Problem, Settings
+from glassnet.ingress.taken import Taken
 from glassnet.kube import kinds
 from glassnet.kube.ingress import IngressTLS
 from glassnet.kube.view import Key, View
