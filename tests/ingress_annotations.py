@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -16,25 +17,24 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from glassnet.ingress import options
-from glassnet.ingress.options.canary import Canary
+from glassnet.ingress.compute import compute
+from glassnet.ingress.model import Problem, Settings
+from glassnet.ingress.options import passthrough
 from glassnet.ingress.options.reading import PREFIX
-from glassnet.ingress.options.redirects import www
-from glassnet.ingress.syntax import Directive, block, directive, dollar, render
+from glassnet.ingress.render import files
+from glassnet.ingress.syntax import Directive, render
+from glassnet.kube import kinds, types
+from glassnet.kube.view import View
 
-BASE = {
-    "Host": "$http_host",
-    "X-Real-IP": "$remote_addr",
-    "X-Forwarded-For": "$remote_addr",
-    "X-Forwarded-Proto": "$scheme",
-    "X-Request-ID": "$request_id",
-    "Connection": "",
+_KINDS = {
+    each.name: each for each in (kinds.INGRESS, kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.SECRET, kinds.CONFIG_MAP)
 }
 
 
@@ -173,7 +173,7 @@ def free_port() -> int:
 
 @dataclass
 class Site:
-    """An Ingress: its annotations without prefix, its endpoints, and all that `options.Place` has of it."""
+    """An Ingress: its annotations without prefix, its endpoints, and the objects that they name."""
 
     annotations: Mapping[str, str]
     endpoints: tuple[str, ...] = ()
@@ -184,12 +184,60 @@ class Site:
     errors: tuple[str, ...] = ()
     secrets: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     config_maps: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
-    resolvers: tuple[str, ...] = ()
 
 
-def given(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Annotations with their prefix."""
-    return {PREFIX + name: text for name, text in annotations.items()}
+def namespace_of(host: str) -> str:
+    """Each Site has a namespace of its own."""
+    return host.replace(".", "-")
+
+
+def objects(host: str, site: Site) -> Iterator[dict[str, Any]]:
+    """A Site as objects of the API."""
+    namespace = namespace_of(host)
+
+    def meta(name: str, **more: Any) -> dict[str, Any]:
+        return {"metadata": {"namespace": namespace, "name": name, **more}}
+
+    def ingress(name: str, service: str, annotations: Mapping[str, str]) -> dict[str, Any]:
+        backend = {"service": {"name": service, "port": {"number": 80}}}
+        path = {"path": site.path, "pathType": "ImplementationSpecific" if site.regex else "Prefix", "backend": backend}
+        given = {PREFIX + name: text for name, text in annotations.items()}
+        spec: dict[str, Any] = {"rules": [{"host": host, "http": {"paths": [path]}}]}
+        if site.tls:
+            spec["tls"] = [{"hosts": [host]}]
+        return {
+            "kind": "Ingress",
+            **meta(name, annotations=given, creationTimestamp="2026-01-01T00:00:00Z"),
+            "spec": spec,
+        }
+
+    def service(name: str, endpoints: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        yield {"kind": "Service", **meta(name), "spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.1"}}
+        for number, each in enumerate(endpoints):
+            address, port = each.rsplit(":", 1)
+            yield {
+                "kind": "EndpointSlice",
+                **meta(f"{name}-{number}", labels={"kubernetes.io/service-name": name}),
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+                "ports": [{"name": "", "protocol": "TCP", "port": int(port)}],
+            }
+
+    yield ingress(host, "svc", site.annotations)
+    yield from service("svc", site.endpoints)
+    for number, (asked, endpoints) in enumerate(site.canaries):
+        yield ingress(f"canary-{number}", f"canary-{number}", asked)
+        yield from service(f"canary-{number}", endpoints)
+    if site.errors:
+        yield from service("page", site.errors)
+    for name, secret in site.secrets.items():
+        yield {
+            "kind": "Secret",
+            **meta(name),
+            "data": {each: base64.b64encode(text).decode() for each, text in secret.items()},
+        }
+    for name, config in site.config_maps.items():
+        yield {"kind": "ConfigMap", **meta(name), "data": {each: text.decode() for each, text in config.items()}}
 
 
 class Nginx:
@@ -197,90 +245,42 @@ class Nginx:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port, self.tls_port, self.front = free_port(), free_port(), 0
-        self.complaints: dict[str, list[options.Complaint]] = {}
+        self.port, self.tls_port = free_port(), free_port()
+        self.resolvers: tuple[str, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, sites: Mapping[str, Site], further: tuple[Directive, ...] = (), main: tuple[Directive, ...] = ()) -> None:  # fmt: skip
-        """Writes nginx.conf and all files. `further` is for the http block, `main` for the top."""
-        http: dict[Directive, None] = {}
-        upstreams: dict[str, tuple[str, ...]] = {}
-        servers = [each for host, site in sites.items() for each in self._servers(host, site, http, upstreams)]
-        chain, key = certificate("nginx.test")
-        self.write("default.crt", chain)
-        self.write("default.key", key)
-        inside = [
-            dollar(),
-            *(
-                directive(f"{each}_temp_path", f"{self.directory}/{each}")
-                for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-            ),
-            directive("access_log", "off"),
-            directive("server_names_hash_bucket_size", 128),
-            directive("map_hash_bucket_size", 512),
-            directive("variables_hash_max_size", 4096),
-            directive("ssl_certificate", "default.crt"),
-            directive("ssl_certificate_key", "default.key"),
-            *options.defaults(),
-            *(
-                directive(f"{module}_set_header", name, text)
-                for module in ("proxy", "grpc")
-                for name, text in BASE.items()
-            ),
-            directive("proxy_http_version", "1.1"),
-            *http,
-            *(
-                block("upstream", name, of=[*(directive("server", each) for each in found), directive("keepalive", 4)])
-                for name, found in upstreams.items()
-            ),
-            *further,
-            *servers,
-        ]
-        head = [directive("pid", f"{self.directory}/nginx.pid"), directive("worker_processes", 1), *main]
-        if Path("/proc/self").stat().st_uid == 0:
-            head.append(directive("user", "root"))
-        conf = render([*head, block("events", of=[]), block("http", of=inside)])
-        self.write("nginx.conf", conf.encode())
+    def configure(self, sites: Mapping[str, Site], further: tuple[Directive, ...] = ()) -> None:  # fmt: skip
+        """Objects of all Sites, and what is computed of them: nginx.conf and its files. `further` is for the http block, and comes of no object."""
+        view = View()
+        for host, site in sites.items():
+            for body in objects(host, site):
+                kind = _KINDS[body["kind"]]
+                view.apply(kind, types.decode(kind, json.dumps(body)))
+        settings = Settings(
+            watch_without_class=True,
+            http=(f"127.0.0.1:{self.port}",),
+            https=(f"127.0.0.1:{self.tls_port}",),
+            status=f"unix:{self.directory}/status.sock",
+            resolvers=self.resolvers,
+            access_log=(),
+            workers=1,
+            connections=512,
+            user="root" if os.geteuid() == 0 else "",
+            modules=(passthrough.MODULE,),
+        )
+        site_of = compute(view, settings)
+        self.problems = site_of.problems
+        written = files(site_of, settings, *certificate("nginx.test"))
+        if further:
+            extra = render(further, 1)
+            written["nginx.conf"] = written["nginx.conf"].rstrip().removesuffix(b"}") + extra.encode() + b"}\n"
+        for name, content in written.items():
+            self.write(name, content)
 
-    def _servers(
-        self, host: str, site: Site, http: dict[Directive, None], upstreams: dict[str, tuple[str, ...]]
-    ) -> list[Directive]:
-        name = host.replace(".", "_").replace("-", "_")
-        read, complaints = options.read(given(site.annotations))
-        namespace = host.replace(".", "-")
-        objects = options.Objects(namespace, site.secrets, site.config_maps, site.resolvers)
-        read = options.resolve(read, objects)
-        self.complaints[host] = [*complaints, *objects.complaints]
-        for file, content in objects.files.items():
-            self.write(file, content)
-        canaries: list[tuple[Canary, options.Backend]] = []
-        for number, (asked, endpoints) in enumerate(site.canaries):
-            upstreams[f"{name}_canary_{number}"] = endpoints
-            canary, more = options.read(given(asked))
-            self.complaints[host] += more
-            canaries.append((canary.canary, options.Backend(f"{name}_canary_{number}", endpoints)))
-        if site.endpoints:
-            upstreams[name] = site.endpoints
-        if site.errors:
-            upstreams[f"{name}_errors"] = site.errors
-        place = options.Place(
-            namespace, host, "svc", "80", site.path, site.regex, site.tls,
-            options.Backend(name, site.endpoints) if site.endpoints else None,
-            tuple(canaries), options.Backend(f"{name}_errors", site.errors) if site.errors else None,
-        )  # fmt: skip
-        spelled = options.spell(read, place, BASE)
-        http.update(dict.fromkeys(spelled.http))
-        match = ["~", site.regex] if site.regex else [site.path]
-        listen = [
-            directive("listen", f"127.0.0.1:{self.port}"),
-            directive("listen", f"127.0.0.1:{self.tls_port}", "ssl"),
-        ]
-        of = [*listen, directive("server_name", host, *read.server_aliases), *spelled.server, *spelled.internal]
-        out = [block("server", of=[*of, block("location", *match, of=spelled.location)])]
-        if read.redirects.www:
-            other, does = www(host)
-            out.append(block("server", of=[*listen, directive("server_name", other), does]))
-        return out
+    def complaints(self, host: str) -> list[Problem]:
+        """What is wrong with a Site's Ingresses."""
+        return [each for each in self.problems if each.key.namespace == namespace_of(host)]
 
     def write(self, name: str, content: bytes) -> None:
         """A file beside nginx.conf."""
@@ -291,7 +291,7 @@ class Nginx:
     def check(self) -> str:
         """What `nginx -t` says against the configuration; "" when it takes it."""
         done = subprocess.run(
-            ["nginx", "-t", "-q", "-e", "stderr", "-c", str(self.directory / "nginx.conf")],
+            ["nginx", "-t", "-q", "-e", "stderr", "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         return "" if done.returncode == 0 else done.stderr
@@ -300,7 +300,17 @@ class Nginx:
         """Starts it, and waits until it answers."""
         assert not (said := self.check()), said
         log = (self.directory / "log").open("wb")
-        command = ["nginx", "-e", "stderr", "-c", str(self.directory / "nginx.conf"), "-g", "daemon off;"]
+        command = [
+            "nginx",
+            "-e",
+            "stderr",
+            "-p",
+            str(self.directory),
+            "-c",
+            str(self.directory / "nginx.conf"),
+            "-g",
+            "daemon off;",
+        ]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()
         deadline = time.monotonic() + 20

@@ -103,7 +103,7 @@ def test_backend_protocol_https(nginx: Nginx) -> None:
 @pytest.mark.parametrize(("host", "status"), [("https-name.test", 502), ("https-strange.test", 502), ("https-none.test", 503), ("https-broken.test", 503), ("https-other.test", 503), ("fcgi.test", 503)])  # fmt: skip
 def test_an_endpoint_that_is_not_who_it_should_be_is_not_asked(nginx: Nginx, host: str, status: int) -> None:
     assert nginx.ask(host).status == status
-    assert bool(nginx.complaints[host]) == (status == 503)
+    assert bool(nginx.complaints(host)) == (status == 503)
 
 
 def test_backend_protocol_grpc_is_http_2(nginx: Nginx) -> None:
@@ -182,7 +182,7 @@ def test_custom_errors_are_the_default_backends(nginx: Nginx, of: dict[str, Echo
         "X-Code": "404", "X-Format": "text/html", "X-Original-URI": "/shop/x?y=z", "X-Namespace": "errors-test",
         "X-Ingress-Name": "errors.test", "X-Service-Name": "svc", "X-Service-Port": "80",
     }  # fmt: skip
-    assert len(answer.seen("X-Request-ID") or "") == 32
+    assert answer.seen("X-Request-ID") == "7"
     assert nginx.ask("errors.test", "/", "POST", {"X-Want-Status": "503"}, b"body").seen("X-Code") == "503"
     assert nginx.ask("errors.test", headers={"X-Want-Status": "500"}).name == "one"
     assert nginx.ask("errors-none.test", headers={"X-Want-Status": "404"}).name == "one"
@@ -207,9 +207,9 @@ def test_headers_for_the_client(nginx: Nginx) -> None:
     assert answer.header("X-Frame-Options") == "DENY"
     assert answer.header("Server-Timing") == 'a;b="$host"'
     assert answer.header("X-Two") == answer.header("X-Three") == ""
-    assert len(nginx.complaints["custom.test"]) == 2
+    assert len(nginx.complaints("custom.test")) == 2
     assert nginx.ask("custom-none.test").status == 200
-    assert len(nginx.complaints["custom-none.test"]) == 1
+    assert len(nginx.complaints("custom-none.test")) == 1
 
 
 def test_buffers_take_headers_as_big_as_they_are(nginx: Nginx) -> None:

@@ -165,7 +165,7 @@ def test_a_snippet_is_refused_and_one_that_locks_closes(nginx: Nginx) -> None:
     assert (answer.status, answer.header("X")) == (200, "")
     assert nginx.ask("snippet-lock.test").status == 503
     for host in ("snippet.test", "snippet-lock.test"):
-        assert [each.reason for each in nginx.complaints[host]] == ["SnippetRefused"]
+        assert [each.reason for each in nginx.complaints(host)] == ["SnippetRefused"]
 
 
 def test_further_hosts_by_server_alias(nginx: Nginx) -> None:

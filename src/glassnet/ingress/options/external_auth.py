@@ -118,7 +118,7 @@ def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
     if auth.method:
         of.append(directive("proxy_method", auth.method))
     if auth.resolvers:
-        of += [directive("resolver", *auth.resolvers, "valid=10s"), directive("resolver_timeout", "5s")]
+        of.append(directive("resolver_timeout", "5s"))  # the http block says who is asked
     # a variable in the URL: names are looked up when asked, hence one that cannot be found fails this Ingress alone
     of.append(directive("set", f"$auth_{one}_url", variables.expand(auth.url)))
     of.append(directive("proxy_pass", f"$auth_{one}_url"))
