@@ -112,13 +112,21 @@ def expected(ingresses: list[dict[str, Any]], host: str, target: str) -> str:
     best: tuple[Any, str] | None = None
     for order, one in enumerate(older):
         regex = bool(one["metadata"]["annotations"])
-        for each in one["spec"]["rules"]:
+        for place, each in enumerate(one["spec"]["rules"]):
             for number, found in enumerate(each["http"]["paths"] if each["host"] == mine else ()):
                 kind = found["pathType"]
                 if kind == "ImplementationSpecific":
                     kind = "Regex" if regex else "Prefix"
                 text = found["path"] if kind != "Prefix" else "/" + "/".join(_elements(found["path"]))
-                rank = (kind != "Exact", -len(text), kind == "Regex", text if kind == "Regex" else "", order, number)
+                rank = (
+                    kind != "Exact",
+                    -len(text),
+                    kind == "Regex",
+                    text if kind == "Regex" else "",
+                    order,
+                    place,
+                    number,
+                )
                 if _takes(kind, text, _normal(target)) and (best is None or rank < best[0]):
                     best = rank, found["backend"]["service"]["name"]
     if best:
