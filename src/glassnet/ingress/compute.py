@@ -29,7 +29,7 @@ def compute(view: View, settings: Settings) -> Site:
         if each.options.is_canary:
             hosts.add_canary(each)
     servers, late = _servers(hosts, certificates, everything, settings)
-    spelling = Spelling(backends, hosts.default)
+    spelling = Spelling(backends, hosts.default, settings.https_port)
     servers = tuple(each._replace(spelled=spelling.server(each)) for each in servers)
     used = {name for name in certificates.by_host.values() if name} | {default_certificate} - {""}
     return Site(

@@ -53,11 +53,21 @@ def _http(site: Site, settings: Settings, tls: bool, generation: str) -> Iterato
     names = [name for each in site.servers for name in (each.host, *each.aliases)]
     spelled = {id(each): each for server in site.servers for each in server.spelled.values()}.values()
     extra = dict.fromkeys(each for one in spelled for each in one.http)
-    yield from defaults.http(settings, len(names), max(map(len, names)), len(extra) + len(site.upstreams))
+    yield from defaults.http(
+        settings,
+        len(names),
+        max(map(len, names)),
+        len(extra) + len(site.upstreams),
+        tls and any(each.passthrough for each in site.servers),
+    )
     yield defaults.status(settings, generation)  # before all that comes of objects
     external = [each for each in site.upstreams.values() if each.external]
     if settings.resolvers:
-        yield directive("resolver", *(f"[{each}]" if ":" in each else each for each in settings.resolvers), "valid=10s")
+        yield directive(
+            "resolver",
+            *(f"[{each}]" if each.count(":") > 1 and each[0] != "[" else each for each in settings.resolvers),
+            "valid=10s",
+        )
     for each in external:
         yield block("map", "$host", f"${EXTERNAL}{key(each.name)}", of=[entry("default", f"{each.external}:{each.port}")])  # fmt: skip
     yield from _labels(site)

@@ -17,8 +17,8 @@ EXTERNAL = "external_"
 class Spelling:
     """Spells locations, each once for servers with TLS and once for those without."""
 
-    def __init__(self, backends: Backends, default: Location | None) -> None:
-        self._backends, self._default = backends, default
+    def __init__(self, backends: Backends, default: Location | None, https_port: int) -> None:
+        self._backends, self._default, self._https_port = backends, default, https_port
         self._known: dict[tuple[Source, bool], Spelled] = {}
         self._places: dict[Backend, options.Backend | None] = {}
 
@@ -46,6 +46,7 @@ class Spelling:
             path=location.path if location.type != PathType.REGEX else "/",
             regex=regex.anchored(location.path) if location.type == PathType.REGEX else "",
             tls=tls,
+            https_port=self._https_port,
             backend=self._place(location.backend),
             canaries=tuple((canary, found) for canary, found in canaries if found),
             errors=self._errors(chosen, ingress),

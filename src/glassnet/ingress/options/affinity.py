@@ -10,6 +10,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from glassnet.ingress.headers import SCHEME
 from glassnet.ingress.options import cookies
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import Reader
@@ -106,8 +107,8 @@ def _set(affinity: Affinity, draft: Draft, one: str, cookie: str) -> None:
         attributes.append("Secure")
     text = f"{value(affinity.name)}=${{{one}_mark}}; {value('; '.join(attributes))}"
     if affinity.secure is None and affinity.same_site != "None":
-        of = [entry("default", "; Secure"), entry("", "")]
-        draft.http.append(block("map", "$https", f"${one}_secure", of=of))
+        of = [entry("default", ""), entry("https", "; Secure")]
+        draft.http.append(block("map", SCHEME, f"${one}_secure", of=of))
         text += f"${{{one}_secure}}"
     same = [entry("default", text), entry("~^:", ""), entry(r"~^([0-9a-f]+):\1$", "")]
     draft.http.append(block("map", f"${{{one}_mark}}:{cookie}", f"${one}_set", of=same))

@@ -64,8 +64,11 @@ def _one(canary: Canary, upstream: str, draft: Draft) -> None:
         main = upstream
     elif share := f"{100 * canary.weight / canary.total:.2f}" if canary.weight else "":
         share = "0.01" if share == "0.00" else min(share, "99.99", key=float)
-        of = [entry(f"{share}%", upstream), entry("*", main)]
-        draft.http.append(block("split_clients", "$request_id", f"${one}_weight", of=of))
+        of = [entry(f"{share}%", "canary"), entry("*", "main")]
+        draft.http.append(block("split_clients", "$request_id", f"${one}_share", of=of))
+        draft.http.append(
+            block("map", f"${one}_share", f"${one}_weight", of=[entry("default", main), entry("canary", upstream)])
+        )
         main = f"${one}_weight"
     if canary.cookie:
         cookie, made = cookies.variable(canary.cookie)

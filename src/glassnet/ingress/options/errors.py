@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from glassnet.ingress.headers import HOST, REQUEST_ID
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.variables import key
@@ -60,8 +61,8 @@ def answer(draft: Draft, code: int) -> list[Directive]:
         "X-Ingress-Name": value(place.ingress),
         "X-Service-Name": value(place.service),
         "X-Service-Port": value(place.port),
-        "X-Request-ID": "$request_id",
-        "Host": "$http_host",
+        "X-Request-ID": REQUEST_ID,
+        "Host": HOST,
         "Connection": "",
     }
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from glassnet.ingress.headers import HOST, REQUEST_ID, SCHEME
 from glassnet.ingress.options import variables
 from glassnet.ingress.options.headers import TOKEN, named
 from glassnet.ingress.options.objects import Objects
@@ -96,8 +97,8 @@ def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
         "Content-Length": "",
         "Connection": "",
         "X-Forwarded-Proto": "",
-        "X-Request-ID": "$request_id",
-        "X-Original-URL": "$scheme://$http_host$request_uri",
+        "X-Request-ID": REQUEST_ID,
+        "X-Original-URL": f"{SCHEME}://{HOST}$request_uri",
         "X-Original-Method": "$request_method",
         "X-Sent-From": "glassnet-ingress",
         "X-Real-IP": "$remote_addr",
@@ -117,7 +118,7 @@ def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
     if auth.method:
         of.append(directive("proxy_method", auth.method))
     if auth.resolvers:
-        of.append(directive("resolver", *auth.resolvers, "valid=10s"))
+        of.append(directive("resolver_timeout", "5s"))  # the http block says who is asked
     # a variable in the URL: names are looked up when asked, hence one that cannot be found fails this Ingress alone
     of.append(directive("set", f"$auth_{one}_url", variables.expand(auth.url)))
     of.append(directive("proxy_pass", f"$auth_{one}_url"))
@@ -128,7 +129,7 @@ def _signin(auth: ExternalAuth, draft: Draft, one: str) -> None:
     url = variables.expand(auth.signin)
     if not re.search(rf"[?&]{re.escape(auth.argument)}=", auth.signin):
         mark = "&" if "?" in auth.signin else "?"
-        url += f"{mark}{auth.argument}=${{scheme}}://${{http_host}}${{{variables.ESCAPED_URI}}}"
+        url += f"{mark}{auth.argument}={SCHEME}://{HOST}${variables.ESCAPED_URI}"
     of = [directive("internal"), directive("add_header", "Set-Cookie", f"$auth_{one}_cookie", "always"), directive("return", 302, url)]  # fmt: skip
     draft.internal.append(block("location", f"@auth_{one}", of=of))
     draft.location.append(directive("error_page", 401, "=", f"@auth_{one}"))

@@ -24,7 +24,7 @@ class Place(NamedTuple):
     """One location: what options must know of it.
 
     `regex` is the regular expression it matches by, "" for a literal path; `path` is as the Ingress has it. `tls` says that its host has
-    TLS. `backend` is None without endpoints. `canaries` are the canary Ingresses of the same host and path, oldest first, those with
+    TLS, which clients reach at `https_port`. `backend` is None without endpoints. `canaries` are the canary Ingresses of the same host and path, oldest first, those with
     endpoints. `errors` is the Service of the annotation `default-backend`, or else the controller's default backend; None without endpoints.
     `port` is the Service's port, as the Ingress has it.
     """
@@ -36,6 +36,7 @@ class Place(NamedTuple):
     path: str = "/"
     regex: str = ""
     tls: bool = False
+    https_port: int = 443
     backend: Backend | None = None
     canaries: tuple[tuple[Canary, Backend], ...] = ()
     errors: Backend | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from glassnet.ingress.headers import SCHEME
 from glassnet.ingress.options import variables
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import INVALID, PREFIX, Complaint, Reader
@@ -11,7 +12,6 @@ from glassnet.ingress.syntax import Directive, block, directive, value
 
 URL = r"https?://(?:[A-Za-z0-9._-]|\$\{?\w+\}?|\[[0-9A-Fa-f:.]+\])+(?::[0-9]{1,5})?(?:[/?#][A-Za-z0-9._~%!$&'()*+,;=:@/?#{}-]*|\$[\w$]*)?"
 """A URL whose host and rest may name variables."""
-TO_HTTPS = directive("return", 308, "https://$host$request_uri")
 
 
 class Redirects(NamedTuple):
@@ -65,7 +65,7 @@ def to_https(redirects: Redirects, tls: bool) -> bool:
 def www(host: str) -> tuple[str, Directive]:
     """The other host of from-to-www-redirect, and what its server does."""
     other = host[4:] if host.startswith("www.") else f"www.{host}"
-    return other, directive("return", 308, "$scheme://" + value(host) + "$request_uri")
+    return other, directive("return", 308, f"{SCHEME}://" + value(host) + "$request_uri")
 
 
 def spell(redirects: Redirects, draft: Draft) -> None:
@@ -73,7 +73,12 @@ def spell(redirects: Redirects, draft: Draft) -> None:
     if redirects.to:
         draft.first.append(directive("return", redirects.code, variables.expand(redirects.to)))
     elif to_https(redirects, draft.place.tls):
-        draft.first.append(block("if", "($https", "=", "", ")", of=[TO_HTTPS]))
+        port = "" if draft.place.https_port == 443 else f":{draft.place.https_port}"
+        draft.first.append(
+            block(
+                "if", f"({SCHEME}", "=", "http", ")", of=[directive("return", 308, f"https://$host{port}$request_uri")]
+            )
+        )
     if redirects.relative:
         draft.location.append(directive("absolute_redirect", "off"))
     if redirects.replace in ("off", "default"):
