@@ -65,8 +65,8 @@ def http(settings: Settings, servers: int, longest: int, variables: int, passes:
     yield directive("default_type", "text/plain")
     for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
         yield directive(f"{name}_temp_path", f"temp_{name}")
-    yield directive("server_names_hash_bucket_size", max(64, _power(longest + 32)))
-    yield directive("server_names_hash_max_size", _power(max(512, 2 * servers)))
+    yield directive("server_names_hash_bucket_size", max(128, _power(longest + 32)))
+    yield directive("server_names_hash_max_size", _power(max(512, 4 * servers)))
     yield directive("map_hash_bucket_size", 512)
     yield directive("map_hash_max_size", _power(max(2048, 2 * servers)))
     yield directive("variables_hash_bucket_size", 128)
