@@ -21,6 +21,7 @@ from glassnet.net.errors import GlassnetError
 
 log = logging.getLogger(__name__)
 QUIET = 0.01  # seconds to wait for more of the same
+_SHARE = 2.0  # times what a turn took until the next may begin: with thousands of Ingresses, too, half of the time is for other work
 AGAIN = 5.0  # seconds until what failed is tried anew
 CULPRITS = 10  # Ingresses that are looked for in one go
 SOURCE = "glassnet-ingress"
@@ -128,12 +129,13 @@ class IngressLoop:
                 good = await self._turn(since)
                 self._busy = False
                 self.turns += 1
+                took = time.monotonic() - begun
                 timeout = None if good else AGAIN
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout)
                 except TimeoutError:
                     continue
-                await asyncio.sleep(max(QUIET, begun + self._interval - time.monotonic()))
+                await asyncio.sleep(max(QUIET, begun + max(self._interval, _SHARE * took) - time.monotonic()))
         finally:
             forget()
 

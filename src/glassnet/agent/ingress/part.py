@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -23,10 +24,13 @@ from glassnet.agent.leader import Leader
 from glassnet.agent.placement import Place, Runner
 from glassnet.ingress import classes, compute, render
 from glassnet.ingress.model import Settings, Site
+from glassnet.ingress.options.passthrough import MODULE
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
 from glassnet.kube.change import Record
 from glassnet.kube.view import Key, View
+
+_MODULES = (MODULE,)  # those that are loaded where they are installed
 
 
 class Publishing(NamedTuple):
@@ -72,7 +76,8 @@ class IngressPart:
     ) -> None:
         self._view, self._place, self._contents = view, place, contents
         log = (f"{place.inside}/{FILE}",) if tuning.counted else ()
-        self.settings = settings._replace(access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}")
+        modules = settings.modules or tuple(each for each in _MODULES if Path(each).exists())
+        self.settings = settings._replace(access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}", modules=modules)  # fmt: skip
         self.nginx = Nginx(runner, place, limits=tuning.limits, program=tuning.program)
         self.metrics = IngressMetrics(self._facts)
         self.access = AccessLog(place.outside, tuning.log) if tuning.counted else None
