@@ -16,6 +16,7 @@ from glassnet.kube.view import Key, View
 from glassnet.net.address import canonical
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_OBJECT = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
 class Backends:
@@ -32,6 +33,11 @@ class Backends:
         if service is None:
             what = (backend.resource or {}).get("kind", "?") if backend else "?"
             return Backend(Key(namespace, ""), lack=f"a backend of kind {what} cannot be served: give a Service")
+        if not _OBJECT.fullmatch(service.name) or not _OBJECT.fullmatch(str(service.port)):
+            return Backend(
+                Key(namespace, ""),
+                lack=f"{service.name[:80]!r} port {str(service.port)[:80]!r} can be no Service and its port",
+            )
         return self.named(Key(namespace, service.name), str(service.port), pool)
 
     def named(self, service: Key, port: str, pool: str = "") -> Backend:

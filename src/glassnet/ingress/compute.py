@@ -39,7 +39,7 @@ def compute(view: View, settings: Settings) -> Site:
         hosts.default,
         default_certificate,
         tuple(sorted({name: text for each in everything for name, text in each.files.items()}.items())),
-        (*problems, *late, *(problem for each in everything for problem in each.problems)),
+        (*problems, *late, *spelling.problems, *(problem for each in everything for problem in each.problems)),
     )
 
 

@@ -32,7 +32,7 @@ def files(site: Site, settings: Settings, chain: bytes = b"", key: bytes = b"") 
     elif chain:
         out[defaults.DEFAULT_CERTIFICATE] = chain + key
     out |= dict(site.files)
-    text = render(_conf(site, settings, defaults.DEFAULT_CERTIFICATE in out, "_"))
+    text = render(configuration(site, settings, defaults.DEFAULT_CERTIFICATE in out))
     digest = hashlib.sha256(text.encode())
     for name in sorted(out):
         digest.update(name.encode() + b"\0" + out[name])
@@ -41,7 +41,8 @@ def files(site: Site, settings: Settings, chain: bytes = b"", key: bytes = b"") 
     return out
 
 
-def _conf(site: Site, settings: Settings, tls: bool, generation: str) -> Iterator[Directive]:
+def configuration(site: Site, settings: Settings, tls: bool = True, generation: str = "_") -> Iterator[Directive]:
+    """nginx.conf as values. `tls`: there is a default certificate; `generation` is what its own server says it is."""
     yield from defaults.main(settings)
     through = [(each.host, each.passthrough) for each in site.servers if each.passthrough]
     if through and tls:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from glassnet.ingress import headers, options, regex
 from glassnet.ingress.backends import Backends
-from glassnet.ingress.model import Backend, Location, PathType, Server, Source
+from glassnet.ingress.model import Backend, Location, PathType, Problem, Server, Source
 from glassnet.ingress.options import Options, Spelled
 from glassnet.ingress.options.variables import key
+from glassnet.ingress.syntax import Unwritable, directive, render
 from glassnet.kube.view import Key
 from glassnet.net.address import with_port
 
@@ -21,6 +22,7 @@ class Spelling:
         self._backends, self._default, self._https_port = backends, default, https_port
         self._known: dict[tuple[Source, bool], Spelled] = {}
         self._places: dict[Backend, options.Backend | None] = {}
+        self.problems: dict[Problem, None] = {}
 
     def server(self, server: Server) -> dict[Source, Spelled]:
         """The directives of a server's locations, and of the default backend that takes the rest."""
@@ -51,7 +53,18 @@ class Spelling:
             canaries=tuple((canary, found) for canary, found in canaries if found),
             errors=self._errors(chosen, ingress),
         )
-        return options.spell(chosen, place, headers.GRPC if chosen.protocol.module == "grpc" else headers.PROXY)
+        spelled = options.spell(chosen, place, headers.GRPC if chosen.protocol.module == "grpc" else headers.PROXY)
+        return spelled if chosen is options.NONE else self._written(spelled, location.source)
+
+    def _written(self, spelled: Spelled, source: Source) -> Spelled:
+        """The same if it can be written down; else a location that is closed, and a problem."""
+        try:
+            for each in spelled:
+                render(each)
+        except Unwritable as error:
+            self.problems[Problem("Ingress", source.ingress, "Unwritable", f"{source.field}: {error}; the path answers 503")] = None  # fmt: skip
+            return Spelled((directive("return", 503),))
+        return spelled
 
     def _place(self, backend: Backend) -> options.Backend | None:
         """A backend as options know it; None without endpoints."""
