@@ -44,8 +44,8 @@ def read(annotations: Reader) -> Affinity:
     return Affinity(
         annotations.choice("affinity", ("cookie",)) == "cookie",
         annotations.match("session-cookie-name", cookies.NAME, "give the name of a cookie", "INGRESSCOOKIE"),
-        annotations.match("session-cookie-path", r"/[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", "give a path that begins with /"),
-        annotations.match("session-cookie-domain", r"\.?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", "give a domain"),
+        annotations.match("session-cookie-path", r"/[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{0,500}", "give a path that begins with /"),
+        annotations.match("session-cookie-domain", r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,9}", "give a domain"),
         annotations.number("session-cookie-expires", 0, 1 << 31),
         annotations.number("session-cookie-max-age", 0, 1 << 31),
         annotations.choice("session-cookie-samesite", ("None", "Lax", "Strict")),

@@ -31,7 +31,9 @@ def read(annotations: Reader) -> Canary:
     """The family's annotations."""
     on = annotations.flag("canary")
     header = annotations.match("canary-by-header", _HEADER, "give the name of a header: letters, digits and -")
-    exact = annotations.match("canary-by-header-value", r"[\x20-\x7e]+", "give printable ASCII")
+    exact = annotations.match(
+        "canary-by-header-value", r"[\x20-\x7e]{1,256}", "give up to 256 characters of printable ASCII"
+    )
     pattern = annotations.take(
         "canary-by-header-pattern", _pattern, "", "give a regular expression without named groups and references"
     )
@@ -45,6 +47,8 @@ def read(annotations: Reader) -> Canary:
 
 def _pattern(text: str) -> str:
     try:
+        if len(text) > 1000:
+            raise ValueError(text)
         regex.check(text)
     except regex.BadRegex as error:
         raise ValueError(str(error)) from None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from glassnet.ingress.options import variables
 from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import Reader
+from glassnet.ingress.options.reading import LONGEST, Reader, weight
 from glassnet.ingress.syntax import directive, value
 
 TOKEN = r"[A-Za-z0-9!#%&'*+.^_|~-]{1,128}"
@@ -30,7 +30,7 @@ class Headers(NamedTuple):
 def read(annotations: Reader) -> Headers:
     """The family's annotations."""
     return Headers(
-        annotations.match("upstream-vhost", r"(?:[A-Za-z0-9._-]|\$\{?\w+\}?)+(?::(?:[0-9]{1,5}|\$\{?\w+\}?))?", "give a host, with a port if need be"),
+        annotations.match("upstream-vhost", r"(?=.{1,300}$)(?:[A-Za-z0-9._-]|\$\{?\w+\}?)+(?::(?:[0-9]{1,5}|\$\{?\w+\}?))?", "give a host, with a port if need be"),
         annotations.match("custom-headers", r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", "give a ConfigMap as NAMESPACE/NAME"),
         annotations.match("connection-proxy-header", r"(?i:keep-alive|close|upgrade)", "give keep-alive, close or upgrade"),
     )  # fmt: skip
@@ -65,7 +65,12 @@ def named(annotation: str, reference: str, objects: Objects) -> tuple[tuple[str,
     good = []
     for header, raw in sorted((objects.config_map(annotation, reference) or {}).items()):
         text = raw.decode("utf-8", "replace").strip()
-        if re.fullmatch(TOKEN, header) and _VALUE.fullmatch(text) and header.lower() not in OWN and len(text) <= 2000:
+        if (
+            re.fullmatch(TOKEN, header)
+            and _VALUE.fullmatch(text)
+            and header.lower() not in OWN
+            and weight(text) <= LONGEST
+        ):
             good.append((header, text))
         else:
             objects.complain(annotation, f"ConfigMap {reference}: {header[:60]!r} is left out: no header that may be set here, or its value has other than printable ASCII")  # fmt: skip

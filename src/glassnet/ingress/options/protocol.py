@@ -17,6 +17,11 @@ from glassnet.ingress.syntax import directive, value
 PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPCS")
 TLS_VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
+_SUITE = "(?:ECDHE-(?:ECDSA|RSA)-|DHE-RSA-|)AES(?:128-GCM-SHA256|128-SHA256|128-SHA|256-GCM-SHA384|256-SHA)|(?:ECDHE-(?:ECDSA|RSA)|DHE-RSA)-CHACHA20-POLY1305"
+_NEVER = "!(?:aNULL|eNULL|NULL|EXPORT|LOW|MEDIUM|DES|3DES|RC4|MD5|PSK|SRP|CAMELLIA|IDEA|SEED|DSS|ADH|AECDH)"
+_CIPHERS = rf"(?:DEFAULT|HIGH|{_SUITE})(?::(?:DEFAULT|HIGH|{_SUITE}|{_NEVER}))*"
+"""Lists of which OpenSSL (ciphers(1)) always finds something: of an empty one NGINX makes an error of the whole configuration."""
+
 
 class Protocol(NamedTuple):
     """`secret` (NAMESPACE/NAME, or NAME) has the client's certificate and the authorities that `verify` checks the endpoint's with."""
@@ -63,7 +68,7 @@ def read(annotations: Reader) -> Protocol:
         annotations.match("proxy-ssl-secret", r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", "give a Secret as NAMESPACE/NAME", closes=True),
         annotations.choice("proxy-ssl-verify", ("on", "off"), "off", closes=True) == "on",
         annotations.number("proxy-ssl-verify-depth", 0, 100, 1),
-        annotations.match("proxy-ssl-ciphers", r"[A-Za-z0-9!+:@=._-]+", "give ciphers as OpenSSL names them", closes=True),
+        annotations.match("proxy-ssl-ciphers", _CIPHERS, "give DEFAULT, HIGH or suites such as ECDHE-RSA-AES128-GCM-SHA256 between colons, and what not after !", closes=True),
         annotations.match("proxy-ssl-name", r"[A-Za-z0-9._-]+", "give a host"),
         tuple(dict.fromkeys(each for each in versions if each in TLS_VERSIONS)),
         annotations.choice("proxy-ssl-server-name", ("on", "off"), "off") == "on",

@@ -81,9 +81,8 @@ def spell(redirects: Redirects, draft: Draft) -> None:
         )
     if redirects.relative:
         draft.location.append(directive("absolute_redirect", "off"))
-    if redirects.replace in ("off", "default"):
-        draft.location.append(directive("proxy_redirect", redirects.replace))
-    elif redirects.replace and redirects.replacement:
+    # "default" replaces the name of our own upstream block, which no endpoint knows: it changes nothing
+    if redirects.replace not in ("", "off", "default") and redirects.replacement:
         draft.location.append(
             directive("proxy_redirect", value(redirects.replace), variables.expand(redirects.replacement))
         )
