@@ -65,8 +65,8 @@ def http(settings: Settings, servers: int, longest: int, variables: int, passes:
     yield directive("default_type", "text/plain")
     for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
         yield directive(f"{name}_temp_path", f"temp_{name}")
-    yield directive("server_names_hash_bucket_size", max(64, _power(longest + 32)))
-    yield directive("server_names_hash_max_size", _power(max(512, 2 * servers)))
+    yield directive("server_names_hash_bucket_size", max(128, _power(longest + 32)))
+    yield directive("server_names_hash_max_size", _power(max(512, 4 * servers)))
     yield directive("map_hash_bucket_size", 512)
     yield directive("map_hash_max_size", _power(max(2048, 2 * servers)))
     yield directive("variables_hash_bucket_size", 128)
@@ -93,6 +93,9 @@ def http(settings: Settings, servers: int, longest: int, variables: int, passes:
 def status(settings: Settings, generation: str) -> Directive:
     """The server that the controller asks how NGINX does."""
     pages = [
+        *(
+            directive("set", f"$glassnet_{name}", "") for name in ("namespace", "ingress", "rule", "service")
+        ),  # the log's, with no location at all
         block("location", "=", "/stub_status", of=[directive("stub_status")]),
         block("location", "=", "/generation", of=[directive("return", 200, generation)]),
         block("location", "=", "/healthz", of=[directive("return", 200, "ok")]),

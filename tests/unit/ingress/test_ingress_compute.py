@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glassnet.ingress import classes, order, paths, uri
+from glassnet.ingress import classes, order, paths, render, uri
 from glassnet.ingress.compute import compute
 from glassnet.ingress.model import PathType, Site
 from glassnet.kube import kinds, types
 from glassnet.kube.view import Key
-from private_ingress import SETTINGS, backend, endpoint, endpoints, ingress, path, rule, service, site_of, view_of
+from private_ingress import (
+    SETTINGS,
+    backend,
+    check,
+    endpoint,
+    endpoints,
+    ingress,
+    path,
+    rule,
+    service,
+    site_of,
+    view_of,
+)
 
 
 def _class(
@@ -262,3 +275,32 @@ def test_too_many_copies_are_refused_and_told() -> None:
     site = site_of(every, wild, service("s"), settings=SETTINGS._replace(copies=3))
     assert [(each.host, each.others) for each in site.servers] == [("", False), ("*.a.test", True), ("*.b.test", False)]
     assert [(each.reason, each.key.name) for each in site.problems] == [("TooManyWildcards", "wild")]
+
+
+@pytest.mark.parametrize("changes", [
+    {"proxy_protocol": True}, {"proxy_protocol": True, "trusted": ("10.0.0.0/8", "2001:db8::/32")}, {"trusted": ("10.0.0.0/8",)}, {"resolvers": ("10.96.0.10", "2001:db8::10")},
+    {"access_log": ()}, {"access_log": ("syslog:server=unix:log.sock", "/dev/null")}, {"http2": False}, {"workers": 0}, {"user": "nobody"}, {"shutdown": 1, "https_port": 8443},
+])  # fmt: skip
+def test_nginx_takes_what_every_setting_comes_to(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = SETTINGS._replace(**changes)
+    site = site_of(
+        ingress("i", rule("a.test", path("/", "s"), path("/x", "t")), rule("*.a.test", path("/", "s")), rule("", path("/", "s"))),
+        service("s", type="ExternalName", externalName="api.example.com"), service("t"), endpoints("t", endpoint("10.0.0.1"), endpoint("10.0.0.2")), settings=settings,
+    )  # fmt: skip
+    assert check(tmp_path, render.files(site, settings)) == ""
+
+
+def test_what_thousands_of_hosts_come_to_has_the_size_of_what_they_ask_for(tmp_path: Path) -> None:
+    """Nothing in it grows with the square of hosts or paths, and NGINX takes the number of names."""
+    sizes = []
+    for count in (1000, 2000):
+        rules = [rule(f"h{number}.{'x' * 50}.test", path("/a", "s"), path("/b", "s")) for number in range(count)]
+        site = site_of(
+            service("s"),
+            endpoints("s", endpoint("10.0.0.1")),
+            *(ingress(f"i{number}", each) for number, each in enumerate(rules)),
+        )
+        files = render.files(site, SETTINGS)
+        sizes.append(len(files["nginx.conf"]))
+    assert sizes[1] < 2.05 * sizes[0]
+    assert check(tmp_path, files) == ""

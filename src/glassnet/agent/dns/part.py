@@ -11,9 +11,10 @@ from aiohttp import web
 
 from glassnet.agent.dns.alias_server import AliasServer, Where
 from glassnet.agent.dns.forwarders import INTERVAL, Forwarders
-from glassnet.agent.dns.knot import KnotServer, Place, Runner
+from glassnet.agent.dns.knot import KnotServer
 from glassnet.agent.dns.loop import DnsLoop
 from glassnet.agent.dns.metrics import DnsMetrics, Facts
+from glassnet.agent.placement import Place, Runner
 from glassnet.dns import upstream
 from glassnet.dns.model import DnsSettings, Server
 from glassnet.dns.table import Table

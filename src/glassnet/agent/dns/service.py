@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from glassnet.agent.changes import Writer
-from glassnet.agent.dns.knot import Place
 from glassnet.agent.dns.part import DnsPart
 from glassnet.agent.dns.watches import watch_names
 from glassnet.agent.events import EventRecorder
+from glassnet.agent.placement import Place
 from glassnet.agent.proxy.servers import Listening
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
