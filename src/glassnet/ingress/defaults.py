@@ -47,7 +47,7 @@ def main(settings: Settings) -> Iterator[Directive]:
     for module in settings.modules:
         yield directive("load_module", module)
     if settings.user:
-        yield directive("user", settings.user)
+        yield directive("user", *settings.user.split())
     yield directive("worker_processes", settings.workers or "auto")
     yield directive("worker_rlimit_nofile", max(4 * settings.connections, 1024))
     yield directive("worker_shutdown_timeout", f"{settings.shutdown}s")

@@ -279,7 +279,7 @@ def test_too_many_copies_are_refused_and_told() -> None:
 
 @pytest.mark.parametrize("changes", [
     {"proxy_protocol": True}, {"proxy_protocol": True, "trusted": ("10.0.0.0/8", "2001:db8::/32")}, {"trusted": ("10.0.0.0/8",)}, {"resolvers": ("10.96.0.10", "2001:db8::10")},
-    {"access_log": ()}, {"access_log": ("syslog:server=unix:log.sock", "/dev/null")}, {"http2": False}, {"workers": 0}, {"user": "nobody"}, {"shutdown": 1, "https_port": 8443},
+    {"access_log": ()}, {"access_log": ("syslog:server=unix:log.sock", "/dev/null")}, {"http2": False}, {"workers": 0}, {"user": "nobody nogroup"}, {"shutdown": 1, "https_port": 8443},
 ])  # fmt: skip
 def test_nginx_takes_what_every_setting_comes_to(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = SETTINGS._replace(**changes)
