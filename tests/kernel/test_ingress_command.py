@@ -187,7 +187,9 @@ def test_two_replicas_serve_and_one_of_them_writes_status_with_the_rights_of_the
         count = ("get", "events", "--field-selector", "involvedObject.name=web", "-o", "jsonpath={.items[*].count}")
         until(lambda: "2" in api.run(*count), *logs)
         tls = {"spec": {"tls": [{"hosts": ["plain.example"], "secretName": "unrelated"}]}}
-        api.run("patch", "ingress", "plain", "-p", json.dumps(tls))  # a Secret that was nobody's until now is read by its name
+        api.run(
+            "patch", "ingress", "plain", "-p", json.dumps(tls)
+        )  # a Secret that was nobody's until now is read by its name
         until(lambda: not guard.unused(USER), *logs)
         leader, other = sorted(replicas, key=lambda each: not each.leads())
         api.run("label", "ingress", "web", "a=b")  # concerns nobody
