@@ -55,7 +55,8 @@ async def _of_server(wanted: tuple[Kind, ...], kubeconfig: str) -> View:
 
     api = RestApi(load(kubeconfig))
     try:
-        return _view({kind: await api.list(kind) for kind in wanted}, kubeconfig)
+        found = await asyncio.gather(*map(api.list, wanted))
+        return _view(dict(zip(wanted, found, strict=True)), kubeconfig)
     finally:
         await api.close()
 
