@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from test_dns_command import HEADLESS
 
-from api_rights import Guard, account_kubeconfig, read_rights, render
+from api_rights import Guard, Right, account_kubeconfig, read_rights, render
 from served_api import ServedApi
 
 pytestmark = pytest.mark.kernel
@@ -79,6 +80,27 @@ def test_manifests_are_accepted_strictly_and_the_server_needs_all_of_its_rights_
         process.terminate()
         process.wait(timeout=20)
     assert guard.refused == [], (tmp_path / "log").read_text()
+
+
+def test_explain_says_which_rights_it_lacks_and_does_without_those_it_can(api: ServedApi, guard: Guard) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    }
+    api.run("apply", "-k", str(DEPLOY))
+    api.run("apply", "-f", "-", stdin=HEADLESS)
+    api.run("apply", "-f", "-", stdin=json.dumps(pod))
+    rights = {Right("list", "", kind) for kind in ("namespaces", "services", "pods")}
+    user = "system:serviceaccount:kube-system:glassnet-dns"
+    words = [sys.executable, "-m", "glassnet", "dns", "explain", "db", "--from", "p", "--cluster-dns", "10.32.0.10", "--kubeconfig", str(account_kubeconfig(api, "kube-system", "glassnet-dns"))]  # fmt: skip
+    guard.bind({user: rights})
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode == 1 and "endpointslices" in refused.stderr and refused.stderr.count("\n") == 1
+    guard.bind({user: rights | {Right("list", "discovery.k8s.io", "endpointslices")}})
+    told = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout
+    assert told.startswith("db from default/p: 10.9.9.9\n") and "deployments are not known" in told
 
 
 def test_the_container_has_nothing_it_does_not_need() -> None:
