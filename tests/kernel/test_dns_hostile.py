@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import time
+from typing import Any
 
 import dns.edns
 import dns.flags
@@ -17,7 +18,7 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 from dns_site import HERE, SETTINGS, DnsSite, dns_site, processes_of
-from test_dns_trouble import CLUSTER, Z
+from test_dns_trouble import CLUSTER, OUTSIDE, Z
 
 from dns_objects import endpoint, endpoints, headless, namespace, service
 from glassnet.dns.model import Server
@@ -141,8 +142,10 @@ async def test_floods() -> None:
 class SlowUpstream:
     """An upstream that lives, and keeps answers for names back until it is told."""
 
-    def __init__(self, site: DnsSite) -> None:
-        self.held: list[tuple[bytes, object]] = []
+    def __init__(self, site: DnsSite, late: float = 0.0) -> None:
+        """`late`: seconds that an answer to the question whether it lives takes."""
+        self._late = late
+        self.held: list[tuple[bytes, Any]] = []
         self._socket = site.machine.netns.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.2", 53))
         asyncio.get_running_loop().add_reader(self._socket, self._one)
@@ -152,13 +155,18 @@ class SlowUpstream:
         query = dns.message.from_wire(data)
         answer = dns.message.make_response(query)
         answer.set_rcode(dns.rcode.NXDOMAIN)
-        self.held.append((answer.to_wire(), sender))
         if "loop-check" in query.question[0].name.to_text():
-            self.tell()
+            asyncio.get_running_loop().call_later(self._late, self._send, answer.to_wire(), sender)
+        else:
+            self.held.append((answer.to_wire(), sender))
+
+    def _send(self, data: bytes, where: Any) -> None:
+        if self._socket.fileno() >= 0:
+            self._socket.sendto(data, where)
 
     def tell(self) -> None:
         while self.held:
-            self._socket.sendto(*self.held.pop())
+            self._send(*self.held.pop())
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
@@ -202,5 +210,20 @@ async def test_a_slow_upstream_gives_its_answer_and_most_names_of_the_cluster_do
             assert await site.found(NAME) == ["10.32.0.20"]
             for sock in waiting:
                 sock.close()
+        finally:
+            slow.close()
+
+
+async def test_a_slow_upstream_is_passed_over_for_one_that_is_not() -> None:
+    async with dns_site() as site:
+        slow = SlowUpstream(site, late=0.6)
+        try:
+            await site.upstream("127.0.0.3", OUTSIDE)
+            site.put(*CLUSTER)
+            await site.start(SETTINGS._replace(upstreams=(Server("127.0.0.2"), Server("127.0.0.3"))))
+            await site.until_found(["192.0.2.80"], "www.example")
+            forwarders = site.part.forwarders
+            assert forwarders is not None and forwarders.slow(Server("127.0.0.2"))
+            assert set(forwarders.states.values()) == {"alive"}
         finally:
             slow.close()
