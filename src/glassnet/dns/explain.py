@@ -11,7 +11,7 @@ from glassnet.dns.resolv_conf import ResolvConf
 from glassnet.dns.search_list import Candidate, Walk, combined
 from glassnet.kube import kinds
 from glassnet.kube.types import Pod
-from glassnet.kube.view import Key
+from glassnet.kube.view import Key, View
 from glassnet.net import address
 
 BOTH = ("A", "AAAA")  # what getaddrinfo(3) asks for
@@ -36,7 +36,7 @@ class Explanation(NamedTuple):
     """All of it. `asked` is the server that the resolver asks first, `ours` whether that is the cluster's DNS.
 
     `hosts` is a line of the pod's /etc/hosts that answers, without any query; `shorter` are names for the same with fewer queries, and how many.
-    `local`: the name looks like one of the cluster, be it one label or SERVICE.NAMESPACE.
+    `local`: the name looks like one of the cluster, such as SERVICE.NAMESPACE.
     """
 
     name: str
@@ -82,10 +82,14 @@ def explain(name: str, types: tuple[str, ...], pod: Pod, conf: ResolvConf, known
         name, types = names.reverse(ip)[1], types or ("PTR",)
     server = known if mine else None
     queries = _search(name, types or BOTH, conf, server)
-    last = name.lower().rstrip(".").rpartition(".")[2]
-    local = "." not in name or known.view.get(kinds.NAMESPACE, Key("", last)) is not None
-    found = whole._replace(queries=queries, local=local)
+    found = whole._replace(queries=queries, local=_local(name, pod.metadata.namespace, known.view))
     return found._replace(shorter=tuple(_shorter(found, types or BOTH, server)))
+
+
+def _local(name: str, namespace: str, view: View) -> bool:
+    """Whether a name looks like one of the cluster: SERVICE, SERVICE.NAMESPACE, SERVICE.NAMESPACE.svc, HOST.SERVICE."""
+    rest, _, last = name.lower().rstrip(".").rpartition(".")
+    return not rest or last == "svc" or view.get(kinds.NAMESPACE, Key("", last)) is not None or Key(namespace, last) in view.services  # fmt: skip
 
 
 def _search(name: str, types: tuple[str, ...], conf: ResolvConf, known: Names | None) -> tuple[Query, ...]:

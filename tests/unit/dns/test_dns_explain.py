@@ -167,8 +167,8 @@ def test_who_is_asked_for_other_names() -> None:
         "nope", settings=DnsSettings()
     )  # the node's search domain is refused, which ends the search; the name as it is follows
     assert [query.name for query in lone.queries][-2:] == ["nope.lab.example.", "nope."]
-    for name in ("nope", "nope.demo"):
-        (line,) = explain.advice(of(name))
+    for name in ("nope", "nope.demo", "nope.demo.svc", "db-7.db"):
+        (line,) = explain.advice(of(name, pod="demo/db-9"))
         assert "looks like one of the cluster" in line
 
 
