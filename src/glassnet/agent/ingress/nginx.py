@@ -199,6 +199,7 @@ class Nginx:
             process.signal(signal.SIGKILL)
             await process.wait()
         self._lines.close()
+        self._files.remove_but(())  # there are keys in them
 
     # -- its configuration
 
