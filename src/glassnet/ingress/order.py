@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -101,8 +102,19 @@ class _Contested:
     """Prefix paths from which something that is written as a regular expression could take a request: their literal starts fit together."""
 
     def __init__(self, ordered: list[Location]) -> None:
-        self._starts = sorted({_start(each) for each in ordered})
+        self._longest: dict[str, int] = {}
+        for start, length in map(_start, ordered):
+            self._longest[start] = max(length, self._longest.get(start, 0))
+        self._sorted = sorted(self._longest)
 
     def has(self, path: str) -> bool:
-        below = path + "/"
-        return any(length > len(path) and (below.startswith(start) or start.startswith(path)) for start, length in self._starts)  # fmt: skip
+        """Whether one that is longer than a Prefix path may match what that does."""
+        if not self._longest:
+            return False
+        below, own = path + "/", len(path)
+        if any(self._longest.get(below[:end], 0) > own for end in range(len(below) + 1)):
+            return True
+        at = bisect_right(self._sorted, path)
+        return at < len(self._sorted) and self._sorted[at].startswith(
+            path
+        )  # longer than the path, and so is its pattern

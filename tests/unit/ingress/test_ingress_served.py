@@ -234,3 +234,41 @@ def test_good_certificates_are_taken_and_nginx_agrees(tmp_path: Path) -> None:
     files = render.files(site, SETTINGS, *PAIRS["default"])
     assert check(tmp_path, files) == ""
     assert not any(b"text between" in each for each in files.values())
+
+
+def test_deeper_names_of_a_wildcard_too_many_get_404(tmp_path: Path) -> None:
+    from private_ingress import SETTINGS
+
+    settings = SETTINGS._replace(copies=1)
+    with echoes(["one"]) as objects:
+        rules = [rule("*.a.test", path("/", "one")), rule("*.b.test", path("/", "one")), rule("", path("/", "one"))]
+        site = site_of(*objects, ingress("i", *rules), settings=settings)
+        with served(site, tmp_path, settings) as nginx:
+            for host, status in (
+                ("x.a.test", 200),
+                ("y.x.a.test", 200),
+                ("x.b.test", 200),
+                ("y.x.b.test", 404),
+                ("b.test", 200),
+            ):
+                assert (nginx.ask(host).status, explain.explain(site, Request("http", host)).status or 200) == (status, status), host  # fmt: skip
+
+
+def test_the_default_certificate_of_the_controller_stays() -> None:
+    from private_ingress import SETTINGS
+
+    objects = [
+        ingress("i", defaultBackend=backend("s"), tls=[{"secretName": "a"}]),
+        *(tls_secret(name, *PAIRS[name]) for name in ("a", "wild")),
+    ]
+    site = site_of(*objects)
+    assert (site.servers[0].certificate, site.default_certificate) == ("default_a", "")
+    told = site_of(*objects, settings=SETTINGS._replace(default_certificate="default/wild"))
+    assert (told.servers[0].certificate, told.default_certificate) == ("", "default_wild")
+    assert "Conflict" in {each.reason for each in told.problems}
+    lost = site_of(*objects, settings=SETTINGS._replace(default_certificate="default/none"))
+    assert (lost.default_certificate, lost.problems[0].kind, lost.problems[0].reason) == (
+        "",
+        "Secret",
+        "BadCertificate",
+    )
