@@ -35,6 +35,7 @@ from glassnet.kernel.host import HostMachine
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import View
+from glassnet.netstack.ops import AddAddress
 
 PODS, SERVICES, PATHS = 10, 200, 5
 ROUNDS, SECONDS = 5, 3
@@ -122,10 +123,9 @@ class Case:
         self, ingresses: int, hosts: int, work: Callable[[Case], Awaitable[dict[str, Any]]]
     ) -> dict[str, Any]:
         """Have it serve so many Ingresses, and do the work."""
-        for number in range(PODS + 40):
-            subprocess.run(["ip", "address", "add", f"{address(number)}/32", "dev", "lo"], check=True)
+        self.machine.netns.apply([AddAddress(f"{address(number)}/32", "lo") for number in range(PODS + 40)])
         (Path(self.place) / "run").mkdir()
-        backends = await self.child(BACKENDS, "backends")
+        backends = self.child(BACKENDS, "backends")
         for kind, body in objects(ingresses, hosts):
             self.put(kind, body)
         running = asyncio.create_task(self.part.run())
@@ -140,7 +140,7 @@ class Case:
             await asyncio.gather(running, return_exceptions=True)
             backends.kill()
 
-    async def child(self, text: str, name: str) -> subprocess.Popen[bytes]:
+    def child(self, text: str, name: str) -> subprocess.Popen[bytes]:
         """Another NGINX, with a configuration written by hand."""
         place = Path(self.place) / name
         place.mkdir(exist_ok=True)
@@ -166,7 +166,7 @@ async def requests(case: Case, logged: bool) -> dict[str, Any]:
     """Ours against a configuration written by hand, by turns."""
     log = "access.log combined buffer=64k flush=1s" if logged else "off"
     servers = " ".join(f"server {address(n)}:8080;" for n in range(5))
-    minimal = await case.child(MINIMAL.format(log=log, servers=servers), "minimal")
+    minimal = case.child(MINIMAL.format(log=log, servers=servers), "minimal")
     try:
         await asyncio.sleep(0.5)
         ours, theirs = [], []
@@ -186,7 +186,7 @@ async def sizes(case: Case) -> dict[str, Any]:
     for turn in range(5):
         number = len(case.took)
         case.put(kinds.ENDPOINT_SLICE, endpoints("app-1", turn % PODS, (turn + 1) % PODS))
-        while len(case.took) == number:
+        while len(case.took) == number:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.5)
     middle = lambda name: statistics.median(getattr(each, name) for each in case.took)  # noqa: E731

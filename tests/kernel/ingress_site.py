@@ -87,7 +87,7 @@ class Backend:
             return await _echo(request)
         body = {
             "pod": self.pod, "method": request.method, "path": request.raw_path, "host": request.host, "proto": f"HTTP/{request.version.major}.{request.version.minor}",
-            "headers": {name.lower(): value for name, value in request.headers.items()}, "body": (await request.read()).decode(errors="replace"), "peer": ((request.transport and request.transport.get_extra_info("peername")) or ("",))[0],
+            "headers": {name.lower(): value for name, value in request.headers.items()}, "body": (await request.read()).decode(errors="replace"), "peer": request.remote,
         }  # fmt: skip
         return web.json_response(body)
 

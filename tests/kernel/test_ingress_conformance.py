@@ -115,7 +115,7 @@ def test_an_ingress_of_another_class_is_not_touched(running: Running) -> None:
         body = ingress("other-class", rule("other.example", path("one")), cls="somebody-else")
         await site.put(body)
         assert await site.pod("http://other.example/") == "404"
-        assert site.part.loop.ours == () and site.reasons("other-class") == []
+        assert site.part.loop.served == () and site.reasons("other-class") == []
         await site.put(body, deleted=True)
 
     running.run(scenario())

@@ -53,7 +53,7 @@ class Child:
 
     def start(self) -> None:
         self.nginx.begin()
-        (self.outside / "slow.txt").write_bytes(b"x" * 8192)
+        (self.outside / "slow.txt").write_bytes(b"x" * 4096)
         self.task = asyncio.create_task(self.nginx.run())
 
     async def stop(self) -> None:
@@ -88,7 +88,7 @@ async def child(**limits: Any) -> AsyncIterator[Child]:
             yield found
         finally:
             await found.stop()
-        assert found.members() == []
+        assert found.members() == [] and found.generations() == []  # there may be keys in them
 
 
 async def test_it_serves_each_configuration_it_accepts_and_keeps_the_last_good_one() -> None:
@@ -109,7 +109,7 @@ async def test_it_serves_each_configuration_it_accepts_and_keeps_the_last_good_o
         with c.node.machine.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
             taken.bind(("0.0.0.0", 81))
             taken.listen()
-            with pytest.raises(ReloadFailed, match="bind.. to 0.0.0.0:81 failed"):
+            with pytest.raises(ReloadFailed, match=r"bind\(\) to 0\.0\.0\.0:81 failed"):
                 await c.nginx.apply(conf("four", "listen 81;"))
         assert await c.get() == "two" and "goes on" in c.nginx.error
         os.kill(c.nginx.pid, signal.SIGKILL)  # what comes back is what was in force, not what failed
@@ -124,14 +124,14 @@ async def test_old_connections_are_served_to_their_end_but_not_by_ever_more_gene
         await c.nginx.apply(conf("one"))
         downloads = []
         for number in range(3):
-            downloads.append(asyncio.create_task(c.get("/slow")))  # four seconds each
+            downloads.append(asyncio.create_task(c.get("/slow")))  # two seconds each
             await until(lambda n=number: established(c) >= n + 1)
             await c.nginx.apply(conf(f"next {number}"))
             assert c.nginx.old_generations <= 2
         assert await c.get() == "next 2" and c.nginx.cut == 1
         ends = await asyncio.gather(*downloads, return_exceptions=True)
         assert isinstance(ends[0], Exception)  # the oldest was closed, for the third change could not wait for it
-        assert ends[1:] == ["x" * 8192] * 2
+        assert ends[1:] == ["x" * 4096] * 2
         await until(lambda: len(c.generations()) == 1)
 
 
@@ -178,6 +178,6 @@ async def test_what_an_earlier_process_left_serves_until_we_do_and_is_then_ended
         await until(lambda: established(c, master.pid))
         await c.nginx.apply(conf("ours"))
         assert await c.get() == "ours"
-        assert await slow == "x" * 8192  # what it had begun it finished
+        assert await slow == "x" * 4096  # what it had begun it finished
         await until(lambda: not left & {each.pid for each in c.members()})
         assert await master.wait() == 0

@@ -137,6 +137,25 @@ def test_what_glibc_finds(lab: Lab, pod: str, name: str, addresses: list[str]) -
     assert getent(lab, pod, name) == addresses
 
 
+@pytest.mark.parametrize(
+    ("pod", "name"),
+    [("client", "kubernetes"), ("client", "web"), ("client", "db.demo"), ("own", "web"), ("as-its-node", "kubernetes"), ("hosts-network-named", "ext.demo")],
+)  # fmt: skip
+def test_what_is_explained_is_what_happens(lab: Lab, pod: str, name: str) -> None:
+    """The resolver composed is the pod's own file, and a name of the cluster has the addresses that glibc finds."""
+    told = json.loads(lab.glassnet("dns", "explain", name, "--from", pod, "-o", "json", check=False).stdout)
+    lines = inside(lab, pod, "sh", "-c", f"cat /etc/resolv.conf; getent ahostsv4 {name}", check=False).splitlines()
+    assert [f"nameserver {each}" for each in told["resolver"]["servers"]] == [line for line in lines if line.startswith("nameserver")]  # fmt: skip
+    search = [f"search {' '.join(told['resolver']['search'])}"] if told["resolver"]["search"] else []
+    assert search == [line for line in lines if line.startswith("search")]
+    replies = [reply for query in told["queries"] for reply in query["replies"] if reply["type"] == "A"]
+    if name == "ext.demo":  # outside of the cluster: its upstream is named
+        assert (replies[-1]["code"], replies[-1]["servers"]) == ("FORWARDED", ["192.0.2.10:53"])
+    else:
+        data = {text[2:] for reply in replies for text in reply["data"]}
+        assert data == {line.split()[0] for line in lines if line[:1].isdigit()}, told
+
+
 def test_a_node_knows_no_service_by_name_and_reaches_it_by_its_address(lab: Lab) -> None:
     assert lab.node("worker-0", "getent", "hosts", "web.demo.svc.cluster.local", check=False) == ""
     assert lab.node("worker-0", "getent", "hosts", "example.com").split() == ["192.0.2.10", "example.com"]

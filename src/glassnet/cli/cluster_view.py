@@ -7,18 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glassnet.net.errors import LabError, ParseError
+from glassnet.net.errors import ApiError, LabError, ParseError
 
 if TYPE_CHECKING:
     from glassnet.kube.kinds import Kind
     from glassnet.kube.view import View
 
 
-def load_view(wanted: tuple[Kind, ...], snapshot: str | None, lab: str | None, kubeconfig: str | None) -> tuple[View, list[str]]:  # fmt: skip
-    """A View with all objects of the kinds `wanted`, and notes on what a snapshot has that cannot be read. Raises UsageError, ParseError, LabError, ApiError (what may not be read is named)."""
+def load_view(wanted: tuple[Kind, ...], useful: tuple[Kind, ...], snapshot: str | None, lab: str | None, kubeconfig: str | None) -> tuple[View, list[str]]:  # fmt: skip
+    """A View with all objects of the kinds `wanted` and `useful`, and notes on what cannot be read: objects of a snapshot, `useful` kinds. Raises UsageError, ParseError, LabError, ApiError (what may not be read is named)."""
     if snapshot is not None:
-        return _of_snapshot(wanted, snapshot)
-    return asyncio.run(_of_server(wanted, kubeconfig or str(_lab(lab).kubeconfig))), []
+        return _of_snapshot((*wanted, *useful), snapshot)
+    return asyncio.run(_of_server(wanted, useful, kubeconfig or str(_lab(lab).kubeconfig)))
 
 
 def _lab(lab: str | None) -> Any:
@@ -49,15 +49,27 @@ def _of_snapshot(wanted: tuple[Kind, ...], snapshot: str) -> tuple[View, list[st
     return _view({kind: world.objects.get(kind.plural, []) for kind in wanted}, snapshot), world.notes
 
 
-async def _of_server(wanted: tuple[Kind, ...], kubeconfig: str) -> View:
+async def _of_server(wanted: tuple[Kind, ...], useful: tuple[Kind, ...], kubeconfig: str) -> tuple[View, list[str]]:
     from glassnet.client.kubeconfig import load
     from glassnet.client.rest import RestApi
 
-    api = RestApi(load(kubeconfig))
+    api, notes = RestApi(load(kubeconfig)), list[str]()
+
+    async def listed(kind: Kind) -> list[dict[str, Any]]:
+        try:
+            return await api.list(kind)
+        except ApiError as error:
+            if kind not in useful:
+                raise
+            notes.append(f"{kind.plural} are not known: {error}")
+            return []
+
+    kinds = (*wanted, *useful)
     try:
-        return _view({kind: await api.list(kind) for kind in wanted}, kubeconfig)
+        found = await asyncio.gather(*map(listed, kinds))
     finally:
         await api.close()
+    return _view(dict(zip(kinds, found, strict=True)), kubeconfig), notes
 
 
 def _view(objects: dict[Kind, list[dict[str, Any]]], source: str) -> View:

@@ -55,8 +55,9 @@ def command(name: str, source: str, kind: str | None, cluster_dns: str | None, r
     from glassnet.kube import kinds
 
     _check(name)
-    wanted = (kinds.NAMESPACE, kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.POD, kinds.DEPLOYMENT, kinds.DAEMON_SET, kinds.STATEFUL_SET)  # fmt: skip
-    view, unread = cluster_view.load_view(wanted, snapshot, lab, kubeconfig)
+    wanted = (kinds.NAMESPACE, kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.POD)
+    useful = (kinds.DEPLOYMENT, kinds.DAEMON_SET, kinds.STATEFUL_SET)
+    view, unread = cluster_view.load_view(wanted, useful, snapshot, lab, kubeconfig)
     pod = _pod(view, source)
     in_lab = not (snapshot or kubeconfig)
 

@@ -99,6 +99,8 @@ def serve(kubeconfig: str | None, run_directory: str, bind_address: str, log_for
 
 def _settings(given: dict[str, Any]) -> Any:
     """The settings of the flags. Raises UsageError."""
+    import resource
+
     from glassnet.ingress.model import Settings
 
     base = Settings()
@@ -117,7 +119,9 @@ def _settings(given: dict[str, Any]) -> Any:
         trusted=tuple(_network("--trust", text) for text in given["trust"]),
         resolvers=tuple(_address("--resolver", text) for text in given["resolver"]),
         workers=given["workers"],
-        connections=given["connections"],
+        connections=min(
+            given["connections"], resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 4
+        ),  # NGINX asks for four files each
         user=given["user"],
         shutdown=given["connection_timeout"],
     )

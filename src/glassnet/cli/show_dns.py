@@ -16,7 +16,7 @@ _SAYS = {
     "NODATA": "the name is there, records of this type are not",
     "SERVFAIL": "nobody can be asked",
     "REFUSED": "not a name of the cluster, and there is no upstream",
-    "FORWARDED": "an upstream decides",
+    "FORWARDED": "not a name of the cluster: an upstream decides",
     "UNKNOWN": "the pod does not ask the cluster's DNS",
 }
 

@@ -9,7 +9,9 @@ from glassnet.dns import absence, names
 from glassnet.dns.lookup import FORWARDED, NODATA, NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Names, Reply
 from glassnet.dns.resolv_conf import ResolvConf
 from glassnet.dns.search_list import Candidate, Walk, combined
+from glassnet.kube import kinds
 from glassnet.kube.types import Pod
+from glassnet.kube.view import Key, View
 from glassnet.net import address
 
 BOTH = ("A", "AAAA")  # what getaddrinfo(3) asks for
@@ -34,6 +36,7 @@ class Explanation(NamedTuple):
     """All of it. `asked` is the server that the resolver asks first, `ours` whether that is the cluster's DNS.
 
     `hosts` is a line of the pod's /etc/hosts that answers, without any query; `shorter` are names for the same with fewer queries, and how many.
+    `local`: the name looks like one of the cluster, such as SERVICE.NAMESPACE.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Explanation(NamedTuple):
     queries: tuple[Query, ...]
     hosts: str = ""
     shorter: tuple[tuple[str, int], ...] = ()
+    local: bool = False
 
     @property
     def code(self) -> str:
@@ -78,8 +82,14 @@ def explain(name: str, types: tuple[str, ...], pod: Pod, conf: ResolvConf, known
         name, types = names.reverse(ip)[1], types or ("PTR",)
     server = known if mine else None
     queries = _search(name, types or BOTH, conf, server)
-    found = whole._replace(queries=queries)
+    found = whole._replace(queries=queries, local=_local(name, pod.metadata.namespace, known.view))
     return found._replace(shorter=tuple(_shorter(found, types or BOTH, server)))
+
+
+def _local(name: str, namespace: str, view: View) -> bool:
+    """Whether a name looks like one of the cluster: SERVICE, SERVICE.NAMESPACE, SERVICE.NAMESPACE.svc, HOST.SERVICE."""
+    rest, _, last = name.lower().rstrip(".").rpartition(".")
+    return not rest or last == "svc" or view.get(kinds.NAMESPACE, Key("", last)) is not None or Key(namespace, last) in view.services  # fmt: skip
 
 
 def _search(name: str, types: tuple[str, ...], conf: ResolvConf, known: Names | None) -> tuple[Query, ...]:
@@ -137,8 +147,8 @@ def advice(found: Explanation) -> Iterator[str]:
         return
     good = [query for query in found.queries if query.code == found.code][-1]
     one, dots = len(good.replies), found.name.count(".")
-    if found.code == FORWARDED and not good.domain and not dots:
-        yield "names of one label are hardly known outside of the cluster"
+    if found.code == FORWARDED and found.local:
+        yield "the name looks like one of the cluster, and upstreams hardly know it: what counts is why the cluster does not"
         return
     yield f"{good.name} with the dot at the end: {one} in place of {found.cost}"
     for name, cost in found.shorter:

@@ -16,6 +16,7 @@ from glassnet.kube.view import Key, View
 from glassnet.net.address import canonical
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_OBJECT = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
 class Backends:
@@ -23,24 +24,30 @@ class Backends:
 
     def __init__(self, view: View, settings: Settings) -> None:
         self._view, self._settings = view, settings
-        self._known: dict[tuple[Key, str], Backend] = {}
+        self._known: dict[tuple[Key, str, str], Backend] = {}
         self.upstreams: dict[str, Upstream] = {}
 
-    def of(self, namespace: str, backend: IngressBackend | None) -> Backend:
-        """A backend of an Ingress in `namespace`."""
+    def of(self, namespace: str, backend: IngressBackend | None, pool: str = "") -> Backend:
+        """A backend of an Ingress in `namespace`. `pool` tells apart how endpoints are spoken to: connections are kept for one way each."""
         service = backend.service if backend else None
         if service is None:
             what = (backend.resource or {}).get("kind", "?") if backend else "?"
             return Backend(Key(namespace, ""), lack=f"a backend of kind {what} cannot be served: give a Service")
-        return self.named(Key(namespace, service.name), str(service.port))
+        if not _OBJECT.fullmatch(service.name) or not _OBJECT.fullmatch(str(service.port)):
+            return Backend(
+                Key(namespace, ""),
+                lack=f"{service.name[:80]!r} port {str(service.port)[:80]!r} can be no Service and its port",
+            )
+        return self.named(Key(namespace, service.name), str(service.port), pool)
 
-    def named(self, service: Key, port: str) -> Backend:
+    def named(self, service: Key, port: str, pool: str = "") -> Backend:
         """A Service's port, by name or number; "" is its only or first one."""
-        if (service, port) not in self._known:
-            self._known[service, port] = self._find(service, port)
-        return self._known[service, port]
+        known = self._known.get((service, port, pool))
+        if known is None:
+            known = self._known[service, port, pool] = self._find(service, port, pool)
+        return known
 
-    def _find(self, key: Key, port: str) -> Backend:
+    def _find(self, key: Key, port: str, pool: str) -> Backend:
         service: Service | None = self._view.get(kinds.SERVICE, key)
         if service is None:
             return Backend(key, port, lack=f"there is no Service {key}")
@@ -51,7 +58,7 @@ class Backends:
         if found is None:
             there = ", ".join(f"{each.name or each.port} ({each.port})" for each in service.spec.ports) or "none"
             return Backend(key, port, lack=f"Service {key} has no TCP port {port!r}; it has: {there}")
-        name = f"{key.namespace}_{key.name}_{found.port}"
+        name = f"{key.namespace}_{key.name}_{found.port}" + (f"_{pool}" if pool else "")
         if external:
             return self._external(key, port, service, found, name)
         if name not in self.upstreams:

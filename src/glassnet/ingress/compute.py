@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from glassnet.ingress import classes, options, order, paths
+from glassnet.ingress import classes, order, paths
 from glassnet.ingress.backends import Backends
-from glassnet.ingress.hosts import Host, Hosts, Taken
+from glassnet.ingress.hosts import Host, Hosts
 from glassnet.ingress.model import Problem, Server, Settings, Site
 from glassnet.ingress.options import passthrough, redirects
 from glassnet.ingress.spelling import Spelling
+from glassnet.ingress.taken import Taken
 from glassnet.ingress.tls import Certificates
-from glassnet.kube.ingress import Ingress
 from glassnet.kube.view import Key, View
 
 
 def compute(view: View, settings: Settings) -> Site:
     """What NGINX is to do for our Ingresses. Never raises: what cannot be had is left out, and among the problems."""
-    everything = [_taken(each) for each in classes.ours(view, settings)]
+    everything = [Taken(each, view, settings) for each in classes.ours(view, settings)]
     backends = Backends(view, settings)
     hosts, certificates = Hosts(backends), Certificates(view)
     default_certificate, problems = certificates.default(settings)
     for each in everything:
-        if not each.options.canary.on:
+        if not each.options.is_canary:
             hosts.add(each)
             certificates.add(each, hosts)
     for each in everything:
-        if each.options.canary.on:
+        if each.options.is_canary:
             hosts.add_canary(each)
     servers, late = _servers(hosts, certificates, everything, settings)
-    spelling = Spelling(view, backends, settings, hosts.default)
+    spelling = Spelling(backends, hosts.default, settings.https_port)
     servers = tuple(each._replace(spelled=spelling.server(each)) for each in servers)
     used = {name for name in certificates.by_host.values() if name} | {default_certificate} - {""}
     return Site(
@@ -38,17 +38,9 @@ def compute(view: View, settings: Settings) -> Site:
         tuple(certificates.used[name] for name in sorted(used)),
         hosts.default,
         default_certificate,
-        tuple(sorted(spelling.files.items())),
+        tuple(sorted({name: text for each in everything for name, text in each.files.items()}.items())),
         (*problems, *late, *spelling.problems, *(problem for each in everything for problem in each.problems)),
     )
-
-
-def _taken(ingress: Ingress) -> Taken:
-    read, complaints = options.read(ingress.metadata.annotations)
-    taken = Taken(ingress, read)
-    for reason, message in complaints:
-        taken.wrong(reason, message)
-    return taken
 
 
 def _servers(
@@ -83,10 +75,10 @@ def _aliases(hosts: Hosts, everything: Iterable[Taken]) -> Iterator[tuple[str, s
     """Further names of hosts (server-alias): (name, host). A rule's host goes before, and the older Ingress."""
     owners: dict[str, str] = {}
     for taken in everything:
-        if taken.options.canary.on or not taken.options.aliases or not taken.hosts:
+        if taken.options.is_canary or not taken.options.server_aliases or not taken.hosts:
             continue
         like = taken.hosts[0]
-        for text in taken.options.aliases:
+        for text in taken.options.server_aliases:
             try:
                 name = paths.host(text)
             except paths.BadHost as error:
@@ -104,7 +96,7 @@ def _add_www(servers: dict[str, Server], certificates: Certificates, everything:
     """A server for the other one of example.com and www.example.com, where from-to-www-redirect asks for it and nobody else has it."""
     taken = {name for each in servers.values() for name in (each.host, *each.aliases)}
     for each in everything:
-        for host in each.hosts if each.options.redirects.www and not each.options.canary.on else ():
+        for host in each.hosts if each.options.redirects.www and not each.options.is_canary else ():
             other = redirects.www(host)[0]
             if host and not host.startswith("*") and other not in taken:
                 taken.add(other)
@@ -114,7 +106,7 @@ def _add_www(servers: dict[str, Server], certificates: Certificates, everything:
 def _pass_through(servers: dict[str, Server], everything: Iterable[Taken], settings: Settings) -> None:
     """Hosts whose TLS goes to the endpoints of their path / unopened (ssl-passthrough)."""
     for each in everything:
-        if not each.options.passthrough or each.options.canary.on:
+        if not each.options.passthrough or each.options.is_canary:
             continue
         if passthrough.MODULE not in settings.modules:
             each.wrong("PassthroughUnavailable", "ssl-passthrough: NGINX's stream module is not installed; TLS ends at the controller")  # fmt: skip

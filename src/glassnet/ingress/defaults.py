@@ -47,7 +47,7 @@ def main(settings: Settings) -> Iterator[Directive]:
     for module in settings.modules:
         yield directive("load_module", module)
     if settings.user:
-        yield directive("user", settings.user)
+        yield directive("user", *settings.user.split())
     yield directive("worker_processes", settings.workers or "auto")
     yield directive("worker_rlimit_nofile", max(4 * settings.connections, 1024))
     yield directive("worker_shutdown_timeout", f"{settings.shutdown}s")
@@ -56,14 +56,17 @@ def main(settings: Settings) -> Iterator[Directive]:
     yield block("events", of=[directive("worker_connections", settings.connections)])
 
 
-def http(settings: Settings, servers: int, longest: int, variables: int) -> Iterator[Directive]:
-    """The first part of the http block, for so many names of servers, the longest of so many octets, and so many variables."""
+def http(settings: Settings, servers: int, longest: int, variables: int, passes: bool) -> Iterator[Directive]:
+    """The first part of the http block, for so many names of servers, the longest of so many octets, and so many variables.
+
+    `passes` says that TLS comes from our own stream block, which tells the client's address by the PROXY protocol.
+    """
     yield directive("server_tokens", "off")
     yield directive("default_type", "text/plain")
     for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
         yield directive(f"{name}_temp_path", f"temp_{name}")
-    yield directive("server_names_hash_bucket_size", max(64, _power(longest + 32)))
-    yield directive("server_names_hash_max_size", _power(max(512, 2 * servers)))
+    yield directive("server_names_hash_bucket_size", max(128, _power(longest + 32)))
+    yield directive("server_names_hash_max_size", _power(max(512, 4 * servers)))
     yield directive("map_hash_bucket_size", 512)
     yield directive("map_hash_max_size", _power(max(2048, 2 * servers)))
     yield directive("variables_hash_bucket_size", 128)
@@ -76,7 +79,7 @@ def http(settings: Settings, servers: int, longest: int, variables: int) -> Iter
     yield directive("reset_timedout_connection", "on")
     yield directive("tcp_nodelay", "on")
     yield from _tls()
-    yield from _clients(settings)
+    yield from _clients(settings, passes)
     yield from _maps(settings)
     yield from _log(settings)
     yield directive("proxy_http_version", "1.1")
@@ -115,12 +118,14 @@ def _tls() -> Iterator[Directive]:
     yield directive("ssl_buffer_size", "4k")
 
 
-def _clients(settings: Settings) -> Iterator[Directive]:
-    """Whose word is taken for where a request comes from."""
+def _clients(settings: Settings, passes: bool) -> Iterator[Directive]:
+    """Whose word is taken for where a request comes from. NGINX reads one kind of it: the PROXY protocol goes before X-Forwarded-For."""
     trusted: Iterable[str] = settings.trusted
-    if settings.proxy_protocol:
-        trusted = trusted or ("0.0.0.0/0", "::/0")
+    if settings.proxy_protocol or passes:
+        trusted = (trusted or ("0.0.0.0/0", "::/0")) if settings.proxy_protocol else ()
         yield directive("real_ip_header", "proxy_protocol")
+        if passes:
+            yield directive("set_real_ip_from", "unix:")
     elif settings.trusted:
         yield directive("real_ip_header", "X-Forwarded-For")
         yield directive("real_ip_recursive", "on")

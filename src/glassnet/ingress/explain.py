@@ -70,7 +70,7 @@ def explain(site: Site, request: Request) -> Explanation:
     location, others = find_location(server, path)
     reasons = [why]
     if location is None:
-        location = server.default or site.default
+        location = server.default or (site.default if server.spelled else None)
         reasons.append("no path of the host matches" + ("" if location is None else f": {'its' if server.default else 'the'} default backend, of Ingress {location.source.ingress}"))  # fmt: skip
     else:
         reasons.append(f"{location.type} path {location.written or '/'} matches, {location.source.field} of Ingress {location.source.ingress}")  # fmt: skip
@@ -114,7 +114,10 @@ def find_server(site: Site, host: str) -> tuple[Server, str]:
     if chosen is None or not chosen.deep:
         return chosen or every, f"no rule has host {name or '(none)'}: the server for all others"
     if not chosen.others and every.spelled:
-        return chosen._replace(locations=(), default=None), f"host {name}: too many wildcards"
+        return (
+            chosen._replace(locations=(), default=None, spelled={}),
+            f"no rule has host {name}, and there are too many wildcards for the rules without host to be copied for {chosen.host}",
+        )
     return every, f"no rule has host {name}, and {chosen.host} is for one label: the server for all others"
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from glassnet.ingress import paths, regex
 from glassnet.ingress.backends import Backends
-from glassnet.ingress.model import Backend, Canary, Location, PathType, Problem, Source
+from glassnet.ingress.model import Backend, Canary, Location, PathType, Source
 from glassnet.ingress.options import Options
-from glassnet.kube.ingress import HTTPIngressPath, Ingress, IngressBackend
+from glassnet.ingress.taken import Taken
+from glassnet.kube.ingress import HTTPIngressPath, IngressBackend
 from glassnet.kube.view import Key
 
 
@@ -20,20 +21,6 @@ class Host:
     default: Location | None = None
     ingresses: dict[Key, Options] = field(default_factory=dict)
     tls: bool = False
-
-
-class Taken:
-    """One of our Ingresses, its options, and its problems as they are found."""
-
-    def __init__(self, ingress: Ingress, options: Options) -> None:
-        self.ingress, self.options = ingress, options
-        self.key = Key(ingress.metadata.namespace, ingress.metadata.name)
-        self.problems: dict[Problem, None] = {}
-        self.hosts: list[str] = []
-
-    def wrong(self, reason: str, message: str) -> None:
-        """Note a problem, once."""
-        self.problems[Problem("Ingress", self.key, reason, message)] = None
 
 
 class Hosts:
@@ -90,7 +77,7 @@ class Hosts:
         return Location(matched, how, path.path, source, self._backend(taken, source, path.backend), taken.options)
 
     def _backend(self, taken: Taken, source: Source, backend: IngressBackend) -> Backend:
-        found = self._backends.of(taken.key.namespace, backend)
+        found = self._backends.of(taken.key.namespace, backend, taken.options.protocol.pool)
         if not found.upstream:
             what = source.field if source.rule < 0 else f"{source.field}.backend"
             taken.wrong("BackendUnavailable", f"{what}: {found.lack}; requests get 503")
@@ -132,7 +119,9 @@ class Hosts:
         for how in (found.type, PathType.REGEX):
             main = host.locations.get((how, found.path if how == found.type else path.path)) if host else None
             if host is not None and main is not None:
-                canary = Canary(source, found.backend, taken.options)
+                # its endpoints are spoken to as the main Ingress says, hence over connections of that kind
+                backend = self._backends.of(taken.key.namespace, path.backend, main.options.protocol.pool)
+                canary = Canary(source, backend, taken.options)
                 host.locations[how, main.path] = main._replace(canaries=(*main.canaries, canary))
                 return
         taken.wrong("CanaryAlone", f"{source.field}: no other Ingress has {found.type} path {found.path!r} of host {name or '*'}: a canary needs one")  # fmt: skip

@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     with `watch_without_class` an Ingress without any class is ours too. `default_certificate` is NAMESPACE/NAME of a Secret, "" for the one
     given to `render.files`. `https_port` is what clients use, for redirects. `resolvers` are name servers for Services of type ExternalName;
     without them such a Service has no endpoints. `trusted` are the addresses and prefixes whose X-Forwarded-* (or PROXY protocol header, with
-    `proxy_protocol`) are believed. `access_log` are NGINX's destinations; none for no log. `workers` 0 is one a core. `shutdown` is in seconds.
+    `proxy_protocol`) are believed. `access_log` are NGINX's destinations; none for no log. `workers` 0 is one a core; `user` may have a group behind it. `shutdown` is in seconds.
     `copies` bounds the locations that are written more than once. Ingresses in `left_out` are not looked at: NGINX refused what came of them.
     """
 

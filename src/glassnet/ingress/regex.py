@@ -23,7 +23,7 @@ _POSIX_PYTHON = {
     "lower": "a-z", "print": r"\x20-\x7e", "punct": r"!-/:-@\[-`{-~", "space": r"\s", "upper": "A-Z", "xdigit": "0-9A-Fa-f",
 }  # fmt: skip
 _BRACES = re.compile(r"\{([0-9]{1,4})(,([0-9]{0,4}))?\}")
-_FLAGS = re.compile(r"\(\?([is]+)\)")
+_FLAGS = re.compile(r"/?\(\?([is]+)\)")
 
 
 class BadRegex(UsageError):
@@ -126,7 +126,7 @@ class _Reader:
         opening = next((each for each in ("(?:", "(?=", "(?!", "(?>", "(?i:") if self.sees(each)), "(")
         if opening == "(" and (self.sees("(?") or self.sees("(*")):
             raise self.bad(
-                "of the groups with ? only (?:…), (?=…), (?!…), (?>…) and (?i:…) are taken, and (?i) at the start"
+                "of the groups with ? only (?:…), (?=…), (?!…), (?>…) and (?i:…) are taken, and (?i) after the first slash"
             )
         self.python.append(self.take(len(opening)))
         number = 0
@@ -232,6 +232,7 @@ def python(pattern: str) -> re.Pattern[str]:
     reader = _Reader(pattern)
     if flags:
         reader.at = flags.end()
+        reader.python += "/" if pattern[0] == "/" else ""
         reader.dotall = "s" in flags[1]
     reader.alternatives(0, 1)
     if reader.at < len(pattern):

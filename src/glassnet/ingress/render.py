@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from glassnet.ingress import defaults, order
 from glassnet.ingress.model import Location, Server, Settings, Site, Source, Upstream
@@ -31,7 +32,7 @@ def files(site: Site, settings: Settings, chain: bytes = b"", key: bytes = b"") 
     elif chain:
         out[defaults.DEFAULT_CERTIFICATE] = chain + key
     out |= dict(site.files)
-    text = render(_conf(site, settings, defaults.DEFAULT_CERTIFICATE in out, "_"))
+    text = render(configuration(site, settings, defaults.DEFAULT_CERTIFICATE in out))
     digest = hashlib.sha256(text.encode())
     for name in sorted(out):
         digest.update(name.encode() + b"\0" + out[name])
@@ -40,7 +41,8 @@ def files(site: Site, settings: Settings, chain: bytes = b"", key: bytes = b"") 
     return out
 
 
-def _conf(site: Site, settings: Settings, tls: bool, generation: str) -> Iterator[Directive]:
+def configuration(site: Site, settings: Settings, tls: bool = True, generation: str = "_") -> Iterator[Directive]:
+    """nginx.conf as values. `tls`: there is a default certificate; `generation` is what its own server says it is."""
     yield from defaults.main(settings)
     through = [(each.host, each.passthrough) for each in site.servers if each.passthrough]
     if through and tls:
@@ -52,11 +54,21 @@ def _http(site: Site, settings: Settings, tls: bool, generation: str) -> Iterato
     names = [name for each in site.servers for name in (each.host, *each.aliases)]
     spelled = {id(each): each for server in site.servers for each in server.spelled.values()}.values()
     extra = dict.fromkeys(each for one in spelled for each in one.http)
-    yield from defaults.http(settings, len(names), max(map(len, names)), len(extra) + len(site.upstreams))
+    yield from defaults.http(
+        settings,
+        len(names),
+        max(map(len, names)),
+        len(extra) + len(site.upstreams),
+        tls and any(each.passthrough for each in site.servers),
+    )
     yield defaults.status(settings, generation)  # before all that comes of objects
     external = [each for each in site.upstreams.values() if each.external]
     if settings.resolvers:
-        yield directive("resolver", *(f"[{each}]" if ":" in each else each for each in settings.resolvers), "valid=10s")
+        yield directive(
+            "resolver",
+            *(f"[{each}]" if each.count(":") > 1 and each[0] != "[" else each for each in settings.resolvers),
+            "valid=10s",
+        )
     for each in external:
         yield block("map", "$host", f"${EXTERNAL}{key(each.name)}", of=[entry("default", f"{each.external}:{each.port}")])  # fmt: skip
     yield from _labels(site)
@@ -103,6 +115,7 @@ class _Writer:
         self._site, self._settings, self._tls = site, settings, tls
         self._every = site.servers[0]
         self._passes = any(each.passthrough for each in site.servers)
+        self._known: dict[tuple[Source, bool], tuple[Directive, ...]] = {}
 
     def server(self, server: Server) -> Directive:
         """One server block."""
@@ -138,8 +151,14 @@ class _Writer:
     def _locations(self, server: Server) -> Iterator[Directive]:
         for match in order.matches(server.locations):
             location = match.location or server.default or self._site.default
-            of = _directives(location, server.spelled) if location else [directive("return", 404)]
+            of = self._inside(location, server) if location else (directive("return", 404),)
             yield block("location", *([match.modifier] if match.modifier else []), match.pattern, of=of, comment=_about(location))  # fmt: skip
+
+    def _inside(self, location: Location, server: Server) -> tuple[Directive, ...]:
+        place = (location.source, server.tls)
+        if place not in self._known:
+            self._known[place] = tuple(_directives(location, server.spelled))
+        return self._known[place]
 
     def _others(self) -> Iterator[Directive]:
         """Copies of the locations for all other hosts, for requests whose host has more labels than the wildcard of the server stands for."""
@@ -162,12 +181,17 @@ def _directives(location: Location, spelled: dict[Source, Spelled]) -> list[Dire
     source, backend = location.source, location.backend
     service = f"{backend.service.name}:{backend.port}" if backend.service.name else ""
     return [
-        directive("set", "$glassnet_namespace", value(source.ingress.namespace)),
-        directive("set", "$glassnet_ingress", value(source.ingress.name)),
-        directive("set", "$glassnet_rule", value(source.field)),
-        directive("set", "$glassnet_service", value(service)),
+        _set("$glassnet_namespace", source.ingress.namespace),
+        _set("$glassnet_ingress", source.ingress.name),
+        _set("$glassnet_rule", source.field),
+        _set("$glassnet_service", service),
         *spelled[source].location,
     ]
+
+
+@lru_cache(1 << 16)
+def _set(variable: str, text: str) -> Directive:
+    return directive("set", variable, value(text))
 
 
 def _unrouted(of: Iterable[Directive]) -> Iterator[Directive]:

@@ -6,8 +6,9 @@ Source: nginx, src/core/ngx_conf_file.c (ngx_conf_read_token: quotes, backslashe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from glassnet.net.errors import GlassnetError
 
@@ -57,6 +58,7 @@ def dollar() -> Directive:
     return block("geo", f"${DOLLAR}", of=[directive("default", "$")])
 
 
+@lru_cache(1 << 16)
 def word(text: str) -> str:
     """One argument as it is written. Raises Unwritable."""
     if _CONTROL.search(text):
@@ -70,18 +72,23 @@ def word(text: str) -> str:
 
 def render(directives: Iterable[Directive], indent: int = 0) -> str:
     """The text of directives. Raises Unwritable."""
-    return "".join(line + "\n" for line in _lines(directives, indent))
+    out: list[str] = []
+    _write(directives, "    " * indent, out, {})
+    return "".join(out)
 
 
-def _lines(directives: Iterable[Directive], indent: int) -> Iterator[str]:
-    margin = "    " * indent
-    for each in directives:
-        for line in each.comment.splitlines():
-            yield f"{margin}# {_CONTROL.sub('?', line)}"
-        text = " ".join((each.name, *map(word, each.args)))
-        if each.block is None:
-            yield f"{margin}{text};"
+def _write(directives: Iterable[Directive], margin: str, out: list[str], written: dict[tuple[int, str], Any]) -> None:
+    """Appends the text. Blocks that directives share are written once: `written` has them (lest their `id` changes hands) and their text."""
+    for name, args, inside, comment in directives:
+        if comment:
+            out += [f"{margin}# {_CONTROL.sub('?', line)}\n" for line in comment.splitlines()]
+        text = " ".join((margin + name, *map(word, args)))
+        if inside is None:
+            out.append(text + ";\n")
             continue
-        yield f"{margin}{text} {{"
-        yield from _lines(each.block, indent + 1)
-        yield f"{margin}}}"
+        place = (id(inside), margin)
+        if place not in written:
+            body: list[str] = []
+            _write(inside, margin + "    ", body, written)
+            written[place] = inside, "".join(body)
+        out.append(f"{text} {{\n{written[place][1]}{margin}}}\n")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from glassnet.ingress import certificates, paths
-from glassnet.ingress.hosts import Hosts, Taken
+from glassnet.ingress.hosts import Hosts
 from glassnet.ingress.model import Certificate, Problem, Settings
+from glassnet.ingress.taken import Taken
 from glassnet.kube import kinds
 from glassnet.kube.ingress import IngressTLS
 from glassnet.kube.view import Key, View
@@ -15,6 +16,7 @@ class Certificates:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._default = ""
         self._owners: dict[str, Key] = {}
         self.by_host: dict[str, str] = {}
         self.used: dict[str, Certificate] = {}
@@ -23,7 +25,8 @@ class Certificates:
         """The name of the default certificate, "" for the one made at the start; what is wrong with the Secret that was asked for."""
         if not settings.default_certificate:
             return "", []
-        namespace, _, name = settings.default_certificate.partition("/")
+        self._default = settings.default_certificate
+        namespace, _, name = self._default.partition("/")
         key = Key(namespace, name)
         try:
             found = certificates.of(self._view.get(kinds.SECRET, key), key)
@@ -73,7 +76,12 @@ class Certificates:
         return host in names or paths.parent(host) in names
 
     def _claim(self, taken: Taken, number: int, host: str, name: str) -> None:
-        if host not in self.by_host:
+        if not host and name and self._default:
+            taken.wrong(
+                "Conflict",
+                f"spec.tls[{number}]: the controller has a default certificate of its own, Secret {self._default}",
+            )
+        elif host not in self.by_host:
             self.by_host[host], self._owners[host] = name, taken.key
         elif name and name != self.by_host[host] and self._owners[host] != taken.key:
             if not self.by_host[

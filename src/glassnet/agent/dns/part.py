@@ -84,8 +84,7 @@ class DnsPart:
 
     def _ask_of(self, name: str) -> tuple[Server, ...]:
         found = upstream.for_name(name, self.settings.upstreams, self.settings.stubs)
-        states = self.forwarders.states if self.forwarders is not None else {}
-        return tuple(each for each in found if states.get(each) == "alive")
+        return self.forwarders.living(found) if self.forwarders is not None else ()
 
     @property
     def ready(self) -> bool:

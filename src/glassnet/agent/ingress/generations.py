@@ -7,6 +7,7 @@ DIR/…                                  NGINX's own: pid file, temporary files,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -70,9 +71,10 @@ class Generations:
 
     def remove_but(self, names: Collection[str]) -> None:
         """Remove the generations that nobody uses."""
-        for place in (self._directory / _ALL).iterdir():
-            if place.name not in names:
-                shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for place in (self._directory / _ALL).iterdir():
+                if place.name not in names:
+                    shutil.rmtree(place, ignore_errors=True)
 
     def inside(self, name: str) -> str:
         """The directory of a generation, relative to ours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,7 @@ from glassnet.net.errors import GlassnetError
 
 log = logging.getLogger(__name__)
 QUIET = 0.01  # seconds to wait for more of the same
+_SHARE = 2.0  # times what a turn took until the next may begin: with thousands of Ingresses, too, half of the time is for other work
 AGAIN = 5.0  # seconds until what failed is tried anew
 CULPRITS = 10  # Ingresses that are looked for in one go
 SOURCE = "glassnet-ingress"
@@ -87,11 +89,12 @@ class IngressLoop:
         self._wake = asyncio.Event()
         self._since = 0.0
         self._references = References()
-        self._files: dict[str, bytes] | None = None
+        self._digest = b""  # of the files in force
         self._said: frozenset[Problem] = frozenset()
         self._left_out: dict[Key, Problem] = {}
         self.site: Site | None = None
-        self.ours: tuple[Key, ...] = ()  # oldest first; those among them that are left out, too
+        self._ours: tuple[Key, ...] = ()  # oldest first; those among them that are left out, too
+        self.served: tuple[Key, ...] = ()  # those of the configuration in force
         self.error = ""
         self.turns = 0  # looks at the objects, whatever came of them
         self._busy = True
@@ -126,12 +129,13 @@ class IngressLoop:
                 good = await self._turn(since)
                 self._busy = False
                 self.turns += 1
+                took = time.monotonic() - begun
                 timeout = None if good else AGAIN
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout)
                 except TimeoutError:
                     continue
-                await asyncio.sleep(max(QUIET, begun + self._interval - time.monotonic()))
+                await asyncio.sleep(max(QUIET, begun + max(self._interval, _SHARE * took) - time.monotonic()))
         finally:
             forget()
 
@@ -150,7 +154,7 @@ class IngressLoop:
     async def _turn(self, since: float) -> bool:
         """Compute, render, apply; whether what is wanted is in force."""
         ours = self._core.ours(self._view, self._settings)
-        self.ours = tuple(map(_key, ours))
+        self._ours = tuple(map(_key, ours))
         self._references = references(ours, self._settings.default_certificate)
         if self._fetch is not None:
             await self._fetch(self._references)
@@ -171,8 +175,9 @@ class IngressLoop:
         return self._settings._replace(left_out=self._settings.left_out | self._left_out.keys() | more)
 
     async def _serve(self, files: dict[str, bytes], at: Took) -> bool:
-        if files == self._files:
-            self.error = ""
+        digest = _digest(files)
+        if digest == self._digest:
+            self.served, self.error = self._ours, ""
             return True
         try:
             await self._server.apply(files)
@@ -187,7 +192,7 @@ class IngressLoop:
             return self._not_now("reload", str(error))
         except GlassnetError as error:
             return self._not_now("write", str(error))
-        self._files, self.error = files, ""
+        self._digest, self.served, self.error = digest, self._ours, ""
         now = time.monotonic()
         if self._told is not None:
             self._told.applied(Took(now - at.total, at.compute, at.render, now - at.apply))
@@ -210,7 +215,7 @@ class IngressLoop:
 
     async def _leave_out(self, said: str) -> bool:
         """Find the Ingresses that NGINX refuses, and do without them; False when it is nobody's fault, or of too many."""
-        keys = [key for key in self.ours if key not in self._left_out]
+        keys = [key for key in self._ours if key not in self._left_out]
         if await self._refusal(frozenset(keys)):
             return False
         for _ in range(CULPRITS):
@@ -263,6 +268,14 @@ class IngressLoop:
 _KINDS: dict[str, Kind] = {
     kind.name: kind for kind in (kinds.INGRESS, kinds.INGRESS_CLASS, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP)
 }
+
+
+def _digest(files: Mapping[str, bytes]) -> bytes:
+    """Instead of the files themselves, which would be kept twice."""
+    found = hashlib.sha256()
+    for name in sorted(files):
+        found.update(f"{name} {len(files[name])} ".encode() + files[name])
+    return found.digest()
 
 
 def _plain(said: str) -> str:

@@ -47,6 +47,9 @@ class Limits(NamedTuple):
     grace: float = 10.0
 
 
+LIMITS = Limits()
+
+
 class Nginx:
     """One NGINX. `run` it, and `apply` configurations: the first one starts it.
 
@@ -54,7 +57,7 @@ class Nginx:
     last connection) are counts; `error` says what went wrong last, "" when all is well. `came` is called whenever it begins to serve.
     """
 
-    def __init__(self, runner: Runner, place: Place, *, limits: Limits = Limits(), program: str = PROGRAM) -> None:
+    def __init__(self, runner: Runner, place: Place, *, limits: Limits = LIMITS, program: str = PROGRAM) -> None:
         self._runner, self._place, self._limits, self._program = runner, place, limits, program
         self._files = Generations(place.outside)
         self._lock = asyncio.Lock()
@@ -196,6 +199,7 @@ class Nginx:
             process.signal(signal.SIGKILL)
             await process.wait()
         self._lines.close()
+        self._files.remove_but(())  # there are keys in them
 
     # -- its configuration
 

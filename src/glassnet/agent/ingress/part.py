@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from glassnet.agent.ingress import default_certificate, stub_status
 from glassnet.agent.ingress.access import FILE, AccessLog, Owner
 from glassnet.agent.ingress.loop import Core, IngressLoop
 from glassnet.agent.ingress.metrics import Facts, IngressMetrics
-from glassnet.agent.ingress.nginx import PROGRAM, Limits, Nginx
+from glassnet.agent.ingress.nginx import LIMITS, PROGRAM, Limits, Nginx
 from glassnet.agent.ingress.references import References
 from glassnet.agent.ingress.status import Place as Address
 from glassnet.agent.ingress.status import Publisher
@@ -23,10 +24,13 @@ from glassnet.agent.leader import Leader
 from glassnet.agent.placement import Place, Runner
 from glassnet.ingress import classes, compute, render
 from glassnet.ingress.model import Settings, Site
+from glassnet.ingress.options.passthrough import MODULE
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
 from glassnet.kube.change import Record
 from glassnet.kube.view import Key, View
+
+_MODULES = (MODULE,)  # those that are loaded where they are installed
 
 
 class Publishing(NamedTuple):
@@ -42,10 +46,13 @@ class Tuning(NamedTuple):
     """`interval`: the least seconds between changes of the configuration; `limits` of NGINX's process; `log` takes lines of the access log."""
 
     interval: float = 0.3
-    limits: Limits = Limits()
+    limits: Limits = LIMITS
     log: Callable[[bytes], None] | None = None
     counted: bool = True
     program: str = PROGRAM
+
+
+TUNING = Tuning()
 
 
 class IngressPart:
@@ -65,11 +72,12 @@ class IngressPart:
         contents: NamedContents | None = None,
         publishing: Publishing | None = None,
         report: Callable[[Record], None] = lambda record: None,
-        tuning: Tuning = Tuning(),
+        tuning: Tuning = TUNING,
     ) -> None:
         self._view, self._place, self._contents = view, place, contents
         log = (f"{place.inside}/{FILE}",) if tuning.counted else ()
-        self.settings = settings._replace(access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}")
+        modules = settings.modules or tuple(each for each in _MODULES if Path(each).exists())
+        self.settings = settings._replace(access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}", modules=modules)  # fmt: skip
         self.nginx = Nginx(runner, place, limits=tuning.limits, program=tuning.program)
         self.metrics = IngressMetrics(self._facts)
         self.access = AccessLog(place.outside, tuning.log) if tuning.counted else None
@@ -89,7 +97,7 @@ class IngressPart:
         return Publisher(
             self._view,
             how.api,
-            lambda: self.loop.ours,
+            lambda: self.loop.served,
             service=how.service,
             addresses=how.addresses,
             may_write=may_write,
@@ -119,7 +127,7 @@ class IngressPart:
 
     def _computed(self) -> None:
         if self.access is not None:
-            self.access.know(Owner(key.namespace, key.name) for key in self.loop.ours)
+            self.access.know(Owner(key.namespace, key.name) for key in self.loop.served)
         if self.publisher is not None:
             self.publisher.look()
 
@@ -134,7 +142,7 @@ class IngressPart:
             self.nginx,
             self.ready,
             publisher is not None and (self._leader is None or self._leader.leads()),
-            len(self.loop.ours),
+            len(self.loop.served),
             len(site.servers) if site else 0,
             Counter(problem.reason for problem in self.loop.problems),
             access.counts if access else {},

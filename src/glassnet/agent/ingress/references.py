@@ -53,7 +53,9 @@ def _only_status(event: Event) -> bool:
 
 def references(ingresses: Iterable[Any], extra_secret: str = "") -> References:
     """What these Ingresses name; `extra_secret` is NAMESPACE/NAME of a further Secret."""
-    services, secrets, config_maps = set(), set(), set()
+    services: set[Key] = set()
+    secrets: set[Key] = set()
+    config_maps: set[Key] = set()
     if extra_secret:
         secrets.add(_key(extra_secret, ""))
     for ingress in ingresses:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from glassnet.ingress.headers import SCHEME
 from glassnet.ingress.options import cookies
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import Reader
@@ -43,8 +44,8 @@ def read(annotations: Reader) -> Affinity:
     return Affinity(
         annotations.choice("affinity", ("cookie",)) == "cookie",
         annotations.match("session-cookie-name", cookies.NAME, "give the name of a cookie", "INGRESSCOOKIE"),
-        annotations.match("session-cookie-path", r"/[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", "give a path that begins with /"),
-        annotations.match("session-cookie-domain", r"\.?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", "give a domain"),
+        annotations.match("session-cookie-path", r"/[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{0,500}", "give a path that begins with /"),
+        annotations.match("session-cookie-domain", r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,9}", "give a domain"),
         annotations.number("session-cookie-expires", 0, 1 << 31),
         annotations.number("session-cookie-max-age", 0, 1 << 31),
         annotations.choice("session-cookie-samesite", ("None", "Lax", "Strict")),
@@ -106,8 +107,8 @@ def _set(affinity: Affinity, draft: Draft, one: str, cookie: str) -> None:
         attributes.append("Secure")
     text = f"{value(affinity.name)}=${{{one}_mark}}; {value('; '.join(attributes))}"
     if affinity.secure is None and affinity.same_site != "None":
-        of = [entry("default", "; Secure"), entry("", "")]
-        draft.http.append(block("map", "$https", f"${one}_secure", of=of))
+        of = [entry("default", ""), entry("https", "; Secure")]
+        draft.http.append(block("map", SCHEME, f"${one}_secure", of=of))
         text += f"${{{one}_secure}}"
     same = [entry("default", text), entry("~^:", ""), entry(r"~^([0-9a-f]+):\1$", "")]
     draft.http.append(block("map", f"${{{one}_mark}}:{cookie}", f"${one}_set", of=same))

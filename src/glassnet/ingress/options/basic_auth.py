@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, UNSUPPORTED, Complaint, Reader
+from glassnet.ingress.options.reading import PREFIX, UNSUPPORTED, Complaint, Reader
 from glassnet.ingress.syntax import directive, value
 
 _LINE = re.compile(rb"[^:\s\x00-\x1f\x7f][^:\x00-\x1f\x7f]*:[\x21-\x7e]+")
@@ -18,6 +19,7 @@ class BasicAuth(NamedTuple):
     secret: str = ""
     by_user: bool = False
     realm: str = "Authentication Required"
+    file: str = ""
 
 
 def read(annotations: Reader) -> BasicAuth:
@@ -34,29 +36,29 @@ def read(annotations: Reader) -> BasicAuth:
     return BasicAuth(secret if kind == "basic" else "", by_user, realm)
 
 
-def spell(basic: BasicAuth, draft: Draft) -> None:
-    """A file of users and hashed passwords."""
-    if not basic.secret:
-        return
-    place = draft.place
-    namespace, _, name = basic.secret.rpartition("/")
-    if namespace not in ("", place.namespace):
-        draft.complain(INVALID, f"{PREFIX}auth-secret: Secret {basic.secret} is of another namespace", closes=True)
-        return
-    found = place.secrets.get(name)
-    if found is None:
-        draft.complain(INVALID, f"{PREFIX}auth-secret: Secret {place.namespace}/{name} is not there", closes=True)
-        return
+def resolve(basic: BasicAuth, objects: Objects) -> BasicAuth:
+    """The Secret as a file of users and hashed passwords."""
+    if not basic.secret or (found := objects.secret("auth-secret", basic.secret)) is None:
+        return basic
+    name = f"{objects.namespace}/{basic.secret.rpartition('/')[2]}"
     if not basic.by_user and "auth" not in found:
-        draft.complain(INVALID, f"{PREFIX}auth-secret: Secret {place.namespace}/{name} has no key auth", closes=True)
-        return
+        objects.complain("auth-secret", f"Secret {name} has no key auth", closes=True)
+        return basic
     given = [user.encode() + b":" + found[user].strip() for user in sorted(found)] if basic.by_user else found["auth"].splitlines()  # fmt: skip
     lines = [line.strip() for line in given if line.strip() and not line.lstrip().startswith(b"#")]
     good = [line for line in lines if _LINE.fullmatch(line)]
     if len(good) < len(lines):
-        count = len(lines) - len(good)
-        draft.complain(INVALID, f"{PREFIX}auth-secret: Secret {place.namespace}/{name}: {count} of {len(lines)} lines are not USER:HASH and are left out")  # fmt: skip
-    file = f"users/{place.namespace}_{name}{'_map' if basic.by_user else ''}"
-    draft.files[file] = b"".join(line + b"\n" for line in good)
-    draft.location.append(directive("auth_basic", value(basic.realm)))
-    draft.location.append(directive("auth_basic_user_file", value(file)))
+        objects.complain(
+            "auth-secret",
+            f"Secret {name}: {len(lines) - len(good)} of {len(lines)} lines are not USER:HASH, and left out",
+        )
+    file = f"users/{name.replace('/', '_')}{'_map' if basic.by_user else ''}"
+    objects.files[file] = b"".join(line + b"\n" for line in good)
+    return basic._replace(file=file)
+
+
+def spell(basic: BasicAuth, draft: Draft) -> None:
+    """Who is let in, and what the browser asks for."""
+    if basic.file:
+        draft.location.append(directive("auth_basic", value(basic.realm)))
+        draft.location.append(directive("auth_basic_user_file", value(basic.file)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from glassnet.ingress.options import cookies, patterns
+from glassnet.ingress import regex
+from glassnet.ingress.options import cookies
 from glassnet.ingress.options.place import Backend, Draft
 from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.variables import key
@@ -30,8 +31,12 @@ def read(annotations: Reader) -> Canary:
     """The family's annotations."""
     on = annotations.flag("canary")
     header = annotations.match("canary-by-header", _HEADER, "give the name of a header: letters, digits and -")
-    exact = annotations.match("canary-by-header-value", r"[\x20-\x7e]+", "give printable ASCII")
-    pattern = patterns.read(annotations, "canary-by-header-pattern")
+    exact = annotations.match(
+        "canary-by-header-value", r"[\x20-\x7e]{1,256}", "give up to 256 characters of printable ASCII"
+    )
+    pattern = annotations.take(
+        "canary-by-header-pattern", _pattern, "", "give a regular expression without named groups and references"
+    )
     cookie = annotations.match("canary-by-cookie", cookies.NAME, "give the name of a cookie")
     total = annotations.number("canary-weight-total", 1, 1_000_000_000, 100)
     weight = annotations.number("canary-weight", 0, 1_000_000_000, 0)
@@ -40,9 +45,19 @@ def read(annotations: Reader) -> Canary:
     return Canary(on, header, exact, "" if exact else pattern, cookie, min(weight, total), total)
 
 
+def _pattern(text: str) -> str:
+    try:
+        if len(text) > 1000:
+            raise ValueError(text)
+        regex.check(text)
+    except regex.BadRegex as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def spell(canaries: tuple[tuple[Canary, Backend], ...], draft: Draft) -> None:
     """A chain of maps whose result, `draft.choice`, is the name of an upstream. A canary without endpoints gets nothing."""
-    for canary, backend in reversed([each for each in canaries if each[1].endpoints]):
+    for canary, backend in reversed(canaries):
         _one(canary, backend.upstream, draft)
 
 
@@ -53,8 +68,11 @@ def _one(canary: Canary, upstream: str, draft: Draft) -> None:
         main = upstream
     elif share := f"{100 * canary.weight / canary.total:.2f}" if canary.weight else "":
         share = "0.01" if share == "0.00" else min(share, "99.99", key=float)
-        of = [entry(f"{share}%", upstream), entry("*", main)]
-        draft.http.append(block("split_clients", "$request_id", f"${one}_weight", of=of))
+        of = [entry(f"{share}%", "canary"), entry("*", "main")]
+        draft.http.append(block("split_clients", "$request_id", f"${one}_share", of=of))
+        draft.http.append(
+            block("map", f"${one}_share", f"${one}_weight", of=[entry("default", main), entry("canary", upstream)])
+        )
         main = f"${one}_weight"
     if canary.cookie:
         cookie, made = cookies.variable(canary.cookie)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from glassnet.ingress.headers import HOST, REQUEST_ID
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.options.variables import key
 from glassnet.ingress.syntax import Directive, block, directive, value
 
@@ -33,9 +34,8 @@ def spell(errors: Errors, draft: Draft, module: str, signin: bool) -> None:
     if not errors.codes:
         return
     place = draft.place
-    if place.errors is None or not place.errors.endpoints:
-        draft.complain(INVALID, f"{PREFIX}custom-http-errors: no default backend with endpoints: the endpoints' own answers are sent")  # fmt: skip
-        return
+    if place.errors is None:
+        return  # nobody to ask: the endpoints' own answers are sent
     draft.location.append(directive(f"{module}_intercept_errors", "on"))
     for code in errors.codes:
         if code == 401 and signin:
@@ -61,8 +61,8 @@ def answer(draft: Draft, code: int) -> list[Directive]:
         "X-Ingress-Name": value(place.ingress),
         "X-Service-Name": value(place.service),
         "X-Service-Port": value(place.port),
-        "X-Request-ID": "$request_id",
-        "Host": "$http_host",
+        "X-Request-ID": REQUEST_ID,
+        "Host": HOST,
         "Connection": "",
     }
     return [

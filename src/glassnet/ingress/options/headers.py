@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from glassnet.ingress.options import variables
+from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.options.reading import LONGEST, Reader, weight
 from glassnet.ingress.syntax import directive, value
 
-TOKEN = r"[A-Za-z0-9!#%&'*+.^_|~-]+"
+TOKEN = r"[A-Za-z0-9!#%&'*+.^_|~-]{1,128}"
 OWN = frozenset({"content-length", "transfer-encoding", "connection", "upgrade", "trailer", "te", "keep-alive"})
 """Headers that frame a message (RFC 9110, 7.6.1): nobody but the server sets them."""
-_VALUE = re.compile(r"[\x20-\x7e\t]*")
+_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 class Headers(NamedTuple):
@@ -22,12 +24,13 @@ class Headers(NamedTuple):
     host: str = ""
     custom: str = ""
     connection: str = ""
+    values: tuple[tuple[str, str], ...] = ()
 
 
 def read(annotations: Reader) -> Headers:
     """The family's annotations."""
     return Headers(
-        annotations.match("upstream-vhost", r"(?:[A-Za-z0-9._-]|\$\{?\w+\}?)+(?::(?:[0-9]{1,5}|\$\{?\w+\}?))?", "give a host, with a port if need be"),
+        annotations.match("upstream-vhost", r"(?=.{1,300}$)(?:[A-Za-z0-9._-]|\$\{?\w+\}?)+(?::(?:[0-9]{1,5}|\$\{?\w+\}?))?", "give a host, with a port if need be"),
         annotations.match("custom-headers", r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", "give a ConfigMap as NAMESPACE/NAME"),
         annotations.match("connection-proxy-header", r"(?i:keep-alive|close|upgrade)", "give keep-alive, close or upgrade"),
     )  # fmt: skip
@@ -35,8 +38,8 @@ def read(annotations: Reader) -> Headers:
 
 def spell(headers: Headers, draft: Draft) -> None:
     """The endpoint's go to `request`, the client's to `response`."""
-    place = draft.place
     if headers.host:
+        place = draft.place
         names = {
             **variables.REQUEST,
             "namespace": value(place.namespace),
@@ -47,27 +50,34 @@ def spell(headers: Headers, draft: Draft) -> None:
         draft.request["Host"] = variables.expand(headers.host, names)
     if headers.connection:
         draft.request["Connection"] = headers.connection
-    if headers.custom:
-        _custom(headers.custom, draft)
-
-
-def _custom(name: str, draft: Draft) -> None:
-    namespace, _, of = name.rpartition("/")
-    found = draft.place.config_maps.get(of) if namespace in ("", draft.place.namespace) else None
-    if found is None:
-        why = "is not there" if namespace in ("", draft.place.namespace) else "is of another namespace"
-        draft.complain(INVALID, f"{PREFIX}custom-headers: ConfigMap {name} {why}; no header is set")
-        return
-    for header, raw in sorted(found.items()):
-        text = raw.decode("utf-8", "replace").strip()
-        if not re.fullmatch(TOKEN, header) or not _VALUE.fullmatch(text) or header.lower() in OWN or len(text) > 2000:
-            draft.complain(INVALID, f"{PREFIX}custom-headers: ConfigMap {name}: {header[:60]!r} is left out: no header that may be set here, or its value has other than printable ASCII")  # fmt: skip
-            continue
+    for header, text in headers.values:
         draft.response.append((header, value(text)))
         draft.hidden.append(header)
 
 
-def directives(draft: Draft, module: str, base: dict[str, str]) -> None:
+def resolve(headers: Headers, objects: Objects) -> Headers:
+    """The ConfigMap's headers."""
+    return headers._replace(values=named("custom-headers", headers.custom, objects)) if headers.custom else headers
+
+
+def named(annotation: str, reference: str, objects: Objects) -> tuple[tuple[str, str], ...]:
+    """Names and values of the headers in a ConfigMap; those that may not be set are complained of."""
+    good = []
+    for header, raw in sorted((objects.config_map(annotation, reference) or {}).items()):
+        text = raw.decode("utf-8", "replace").strip()
+        if (
+            re.fullmatch(TOKEN, header)
+            and _VALUE.fullmatch(text)
+            and header.lower() not in OWN
+            and weight(text) <= LONGEST
+        ):
+            good.append((header, text))
+        else:
+            objects.complain(annotation, f"ConfigMap {reference}: {header[:60]!r} is left out: no header that may be set here, or its value has other than printable ASCII")  # fmt: skip
+    return tuple(good)
+
+
+def directives(draft: Draft, module: str, base: Mapping[str, str]) -> None:
     """The headers as directives. A location that sets one loses those of the http block: `base` is given again."""
     if draft.request:
         for header, text in {**base, **draft.request}.items():

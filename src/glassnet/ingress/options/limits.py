@@ -31,12 +31,13 @@ def read(annotations: Reader) -> Limits:
     def limit(name: str) -> int:
         return annotations.number(name, 0, _MOST) or -1
 
+    newer, older = annotations.networks("limit-allowlist"), annotations.networks("limit-whitelist")
     return Limits(
         limit("limit-rps"),
         limit("limit-rpm"),
         limit("limit-connections"),
         annotations.number("limit-burst-multiplier", 1, 1000, 5),
-        annotations.networks("limit-allowlist") or annotations.networks("limit-whitelist"),
+        newer or older,
         limit("limit-rate"),
         limit("limit-rate-after"),
     )

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
 from glassnet.ingress.options import variables
+from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
-from glassnet.ingress.options.reading import INVALID, PREFIX, Reader
+from glassnet.ingress.options.reading import Reader
 from glassnet.ingress.syntax import directive, value
 
 PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPCS")
 TLS_VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+
+_SUITE = "(?:ECDHE-(?:ECDSA|RSA)-|DHE-RSA-|)AES(?:128-GCM-SHA256|128-SHA256|128-SHA|256-GCM-SHA384|256-SHA)|(?:ECDHE-(?:ECDSA|RSA)|DHE-RSA)-CHACHA20-POLY1305"
+_NEVER = "!(?:aNULL|eNULL|NULL|EXPORT|LOW|MEDIUM|DES|3DES|RC4|MD5|PSK|SRP|CAMELLIA|IDEA|SEED|DSS|ADH|AECDH)"
+_CIPHERS = rf"(?:DEFAULT|HIGH|{_SUITE})(?::(?:DEFAULT|HIGH|{_SUITE}|{_NEVER}))*"
+"""Lists of which OpenSSL (ciphers(1)) always finds something: of an empty one NGINX makes an error of the whole configuration."""
 
 
 class Protocol(NamedTuple):
@@ -25,6 +35,8 @@ class Protocol(NamedTuple):
     host: str = ""
     versions: tuple[str, ...] = ()
     sni: bool = False
+    certificate: str = ""
+    authorities: str = ""
 
     @property
     def module(self) -> str:
@@ -56,7 +68,7 @@ def read(annotations: Reader) -> Protocol:
         annotations.match("proxy-ssl-secret", r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", "give a Secret as NAMESPACE/NAME", closes=True),
         annotations.choice("proxy-ssl-verify", ("on", "off"), "off", closes=True) == "on",
         annotations.number("proxy-ssl-verify-depth", 0, 100, 1),
-        annotations.match("proxy-ssl-ciphers", r"[A-Za-z0-9!+:@=._-]+", "give ciphers as OpenSSL names them", closes=True),
+        annotations.match("proxy-ssl-ciphers", _CIPHERS, "give DEFAULT, HIGH or suites such as ECDHE-RSA-AES128-GCM-SHA256 between colons, and what not after !", closes=True),
         annotations.match("proxy-ssl-name", r"[A-Za-z0-9._-]+", "give a host"),
         tuple(dict.fromkeys(each for each in versions if each in TLS_VERSIONS)),
         annotations.choice("proxy-ssl-server-name", ("on", "off"), "off") == "on",
@@ -86,31 +98,56 @@ def _tls(protocol: Protocol, draft: Draft) -> None:
         say(directive(f"{module}_ssl_protocols", *protocol.versions))
     if protocol.ciphers:
         say(directive(f"{module}_ssl_ciphers", protocol.ciphers))
-    if protocol.secret:
-        _secret(protocol, draft)
-    elif protocol.verify:
-        draft.complain(INVALID, f"{PREFIX}proxy-ssl-verify: give the authorities with proxy-ssl-secret", closes=True)
+    if protocol.certificate:
+        say(directive(f"{module}_ssl_certificate", value(protocol.certificate + ".crt")))
+        say(directive(f"{module}_ssl_certificate_key", value(protocol.certificate + ".key")))
+    if protocol.authorities:
+        say(directive(f"{module}_ssl_trusted_certificate", protocol.authorities))
+    if protocol.verify:
+        say(directive(f"{module}_ssl_verify", "on"))
+        say(directive(f"{module}_ssl_verify_depth", protocol.depth))
 
 
-def _secret(protocol: Protocol, draft: Draft) -> None:
-    module, place = protocol.module, draft.place
-    namespace, _, name = protocol.secret.rpartition("/")
-    found = place.secrets.get(name) if namespace in ("", place.namespace) else None
-    if found is None:
-        why = "is not there" if namespace in ("", place.namespace) else "is of another namespace"
-        draft.complain(INVALID, f"{PREFIX}proxy-ssl-secret: Secret {protocol.secret} {why}", closes=True)
-        return
-    base = f"upstream/{place.namespace}_{name}"
-    certificate, private, authorities = (found.get(each, b"") for each in ("tls.crt", "tls.key", "ca.crt"))
-    if certificate and private:
-        draft.files |= {f"{base}.crt": certificate, f"{base}.key": private}
-        draft.location.append(directive(f"{module}_ssl_certificate", f"{base}.crt"))
-        draft.location.append(directive(f"{module}_ssl_certificate_key", f"{base}.key"))
-    if authorities:
-        draft.files[f"{base}.ca"] = authorities
-        draft.location.append(directive(f"{module}_ssl_trusted_certificate", f"{base}.ca"))
+def resolve(protocol: Protocol, objects: Objects) -> Protocol:
+    """The Secret's certificates as files. `certificate` is their name without its end."""
+    if not protocol.tls:
+        return protocol
+    if not protocol.secret:
+        if protocol.verify:
+            objects.complain("proxy-ssl-verify", "give the authorities with proxy-ssl-secret", closes=True)
+        return protocol
+    if (found := objects.secret("proxy-ssl-secret", protocol.secret)) is None:
+        return protocol
+    base = f"upstream/{objects.namespace}_{protocol.secret.rpartition('/')[2]}"
+    chain, private, authorities = (found.get(each, b"") for each in ("tls.crt", "tls.key", "ca.crt"))
+    if why := faults(chain, private, authorities):
+        objects.complain("proxy-ssl-secret", f"Secret {protocol.secret}: {why}", closes=True)
+        return protocol
     if protocol.verify and not authorities:
-        draft.complain(INVALID, f"{PREFIX}proxy-ssl-verify: Secret {protocol.secret} has no ca.crt", closes=True)
-    elif protocol.verify:
-        draft.location.append(directive(f"{module}_ssl_verify", "on"))
-        draft.location.append(directive(f"{module}_ssl_verify_depth", protocol.depth))
+        objects.complain("proxy-ssl-verify", f"Secret {protocol.secret} has no ca.crt", closes=True)
+        return protocol
+    if chain:
+        objects.files |= {f"{base}.crt": chain, f"{base}.key": private}
+        protocol = protocol._replace(certificate=base)
+    if authorities:
+        objects.files[f"{base}.ca"] = authorities
+        protocol = protocol._replace(authorities=f"{base}.ca")
+    return protocol
+
+
+def faults(chain: bytes, private: bytes, authorities: bytes) -> str:
+    """Why NGINX would not take them, "" when it does."""
+    try:
+        for pem in (chain, authorities):
+            if pem:
+                x509.load_pem_x509_certificates(pem)
+        if bool(chain) != bool(private):
+            return "tls.crt and tls.key go together"
+        if chain:
+            key = serialization.load_pem_private_key(private, None)
+            own = x509.load_pem_x509_certificates(chain)[0].public_key()
+            if key.public_key() != own:
+                return "tls.key is not the key of tls.crt"
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return f"its PEM cannot be read: {error}"
+    return ""

@@ -14,8 +14,9 @@ INVALID, UNSUPPORTED, UNKNOWN, REFUSED = (
     "AnnotationUnknown",
     "SnippetRefused",
 )
-LONGEST = 2000
-"""Characters of a value: NGINX reads tokens of 4,096 octets, and some characters are written longer."""
+LONGEST = 3000
+"""Octets of a value as `weight` counts them: NGINX reads tokens of 4,096."""
+_LONGEST_LIST = 30_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)  # fmt: skip
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -28,6 +29,11 @@ class Complaint(NamedTuple):
 
     reason: str
     message: str
+
+
+def weight(text: str) -> int:
+    """Octets that a text may take as an argument: a dollar sign is written by the name of a variable."""
+    return len(text.encode("utf-8", "surrogatepass")) + 18 * text.count("$")
 
 
 def octets(size: str) -> int:
@@ -69,14 +75,23 @@ class Reader:
         """Whether a value is given that is not blank."""
         return bool(self.raw(name))
 
-    def take(self, name: str, of: Callable[[str], _T], default: _T, would: str, *, closes: bool = False) -> _T:
+    def take(
+        self,
+        name: str,
+        of: Callable[[str], _T],
+        default: _T,
+        would: str,
+        *,
+        closes: bool = False,
+        longest: int = LONGEST,
+    ) -> _T:
         """What `of` makes of the value; ValueError from it is a complaint that says `would`. `default` when nothing is given."""
         text = self.raw(name)
         if not text:
             return default
         try:
-            if len(text) > LONGEST or _CONTROL.search(text):
-                raise ValueError
+            if _CONTROL.search(text) or weight(text) > longest:
+                raise ValueError(text)
             return of(text)
         except ValueError:
             self.complain(name, would, closes=closes)
@@ -149,13 +164,13 @@ class Reader:
 
     def words(self, name: str, pattern: str, would: str, *, closes: bool = False) -> tuple[str, ...]:
         """Texts between commas, each of which matches `pattern`. With `closes` a bad one voids all, else it alone is left out."""
-        if self.raw(name) and (_CONTROL.search(self.raw(name)) or len(self.raw(name)) > LONGEST):
+        if self.raw(name) and (_CONTROL.search(self.raw(name)) or len(self.raw(name)) > _LONGEST_LIST):
             self.complain(name, would, closes=closes)
             return ()
         given = [each for text in self.raw(name).split(",") if (each := text.strip())]
-        good = tuple(dict.fromkeys(each for each in given if re.fullmatch(pattern, each)))
+        good = tuple(dict.fromkeys(each for each in given if re.fullmatch(pattern, each) and len(each) <= 300))
         if len(good) < len(set(given)):
-            bad = next(each for each in given if not re.fullmatch(pattern, each))
+            bad = next(each for each in given if each not in good)
             self.complain(name, f"{bad[:60]!r} does not do: {would}", closes=closes)
             return () if closes else good
         return good
@@ -169,7 +184,7 @@ class Reader:
 
         would = "give addresses or prefixes such as 10.0.0.0/8,2001:db8::/32"
         nothing: tuple[str, ...] = ()
-        found = self.take(name, of, nothing, would, closes=closes)
+        found = self.take(name, of, nothing, would, closes=closes, longest=_LONGEST_LIST)
         if any("%" in each for each in found):  # a scope is no part of an address that NGINX reads
             self.complain(name, would, closes=closes)
             return ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from glassnet.ingress.headers import HOST, SCHEME
 from glassnet.ingress.options import variables
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import Reader
@@ -35,7 +36,7 @@ def read(annotations: Reader) -> Rewrite:
 def spell(rewrite: Rewrite, draft: Draft) -> None:
     """A redirect of / for the server; the rewrite and the header for the location."""
     if rewrite.app_root:
-        to = directive("return", 302, "$scheme://$http_host" + value(rewrite.app_root))
+        to = directive("return", 302, f"{SCHEME}://{HOST}" + value(rewrite.app_root))
         draft.server.append(block("if", "($uri", "=", "/", ")", of=[to]))
     if rewrite.prefix:
         draft.request["X-Forwarded-Prefix"] = value(rewrite.prefix)

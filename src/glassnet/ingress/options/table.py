@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from glassnet.ingress.options import (
@@ -25,6 +26,7 @@ from glassnet.ingress.options import (
     timeouts,
     variables,
 )
+from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft, Place, Spelled
 from glassnet.ingress.options.reading import Complaint, Reader
 from glassnet.ingress.syntax import Directive, directive
@@ -48,13 +50,18 @@ class Options(NamedTuple):
     headers: headers.Headers = headers.Headers()
     passthrough: bool = False
     errors: errors.Errors = errors.Errors()
-    aliases: tuple[str, ...] = ()
+    server_aliases: tuple[str, ...] = ()
     denied: str = ""
 
     @property
     def regex(self) -> bool:
         """Whether paths of type ImplementationSpecific are regular expressions."""
         return self.rewrite.regex or bool(self.rewrite.target)
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether it serves only some requests of another Ingress' host and path."""
+        return self.canary.on
 
     @property
     def secrets(self) -> frozenset[str]:
@@ -95,6 +102,17 @@ def read(annotations: Mapping[str, str]) -> tuple[Options, list[Complaint]]:
     return found._replace(denied=reader.denied), reader.complaints
 
 
+def resolve(options: Options, objects: Objects) -> Options:
+    """The options with what the objects that they name have. `objects` then holds files and complaints."""
+    found = options._replace(
+        protocol=protocol.resolve(options.protocol, objects),
+        basic_auth=basic_auth.resolve(options.basic_auth, objects),
+        external_auth=external_auth.resolve(options.external_auth, objects),
+        headers=headers.resolve(options.headers, objects),
+    )
+    return found._replace(denied=found.denied or objects.denied)
+
+
 def defaults() -> list[Directive]:
     """What holds without annotations, as ingress-nginx has it, for the http block."""
     return [*timeouts.defaults(), *timeouts.defaults("grpc"), *buffers.defaults(), directive("proxy_redirect", "off")]
@@ -104,10 +122,20 @@ def spell(options: Options, place: Place, base: Mapping[str, str]) -> Spelled:
     """The directives for a location of an Ingress, the hand-over to the upstream among them.
 
     `base` are the request headers that the http block sets, by name, values as NGINX takes them: a location that sets one sets all.
-    Without endpoints the location answers 503, or the Service of `default-backend` does.
+    Without a backend the location answers 503, or the Service of `default-backend` does.
     """
+    if options.denied:
+        return Spelled((directive("return", 503, comment=f"closed: {options.denied}"),))
+    if not options.affinity.on:
+        place = place._replace(
+            path="/"
+        )  # only a cookie tells paths apart: all of an Ingress's that lead to one Service are spelled once
+    return _spell(options, place, tuple(base.items()))
+
+
+@lru_cache(1 << 14)
+def _spell(options: Options, place: Place, base: tuple[tuple[str, str], ...]) -> Spelled:
     draft = Draft(place)
-    draft.denied = options.denied
     module = options.protocol.module
     rewrite.spell(options.rewrite, draft)
     redirects.spell(options.redirects, draft)
@@ -119,29 +147,20 @@ def spell(options: Options, place: Place, base: Mapping[str, str]) -> Spelled:
     timeouts.spell(options.timeouts, draft, module)
     cors.spell(options.cors, draft)
     headers.spell(options.headers, draft)
-    if place.backend and place.backend.endpoints:
+    if place.backend:
         canary.spell(place.canaries, draft)
         affinity.spell(options.affinity, draft)
         errors.spell(options.errors, draft, module, bool(options.external_auth.signin))
         protocol.spell(options.protocol, draft)
         headers.directives(draft, module, dict(base))
+    elif place.errors:
+        draft.last = errors.answer(draft, 503)
     else:
-        draft.last = (
-            errors.answer(draft, 503) if place.errors and place.errors.endpoints else [directive("return", 503)]
-        )
-    if draft.denied:
-        closed = directive("return", 503, comment=f"closed: {draft.denied}")
-        return Spelled((closed,), complaints=tuple(draft.complaints))
+        draft.last = [directive("return", 503)]
     if any(_names(each, variables.ESCAPED_URI) for each in (*draft.first, *draft.internal)):
         draft.http += variables.escaped_uri()
-    return Spelled(
-        (*draft.first, *draft.location, *draft.last),
-        tuple(draft.internal),
-        tuple(draft.server),
-        tuple(draft.http),
-        draft.files,
-        tuple(draft.complaints),
-    )
+    inside = (*draft.first, *draft.location, *draft.last)
+    return Spelled(inside, tuple(draft.internal), tuple(draft.server), tuple(draft.http))
 
 
 def _names(one: Directive, variable: str) -> bool:

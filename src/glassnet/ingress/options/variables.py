@@ -6,26 +6,27 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 
+from glassnet.ingress import headers
 from glassnet.ingress.syntax import Directive, block, entry, value
 
 ESCAPED_URI = "glassnet_escaped_uri"
 """The variable with the request's URI and arguments, escaped to be one argument of another URL."""
 REQUEST: Mapping[str, str] = {
-    "scheme": "$scheme",
-    "pass_access_scheme": "$scheme",
+    "scheme": headers.SCHEME,
+    "pass_access_scheme": headers.SCHEME,
     "host": "$host",
-    "best_http_host": "$http_host",
-    "http_host": "$http_host",
+    "best_http_host": headers.HOST,
+    "http_host": headers.HOST,
     "request_uri": "$request_uri",
-    "escaped_request_uri": "$ESCAPED_URI",
+    "escaped_request_uri": "$" + ESCAPED_URI,
     "args": "$args",
     "query_string": "$args",
     "is_args": "$is_args",
     "remote_addr": "$remote_addr",
-    "request_id": "$request_id",
-    "req_id": "$request_id",
+    "request_id": headers.REQUEST_ID,
+    "req_id": headers.REQUEST_ID,
     "request_method": "$request_method",
-    "server_port": "$server_port",
+    "server_port": headers.PORT,
     "server_name": "$server_name",
 }
 """Variables of a request that a text may name. `$uri` is none: it is decoded, and may hold line ends."""
@@ -44,6 +45,11 @@ def key(*parts: str) -> str:
 def unknown(text: str, names: Mapping[str, str] = REQUEST) -> list[str]:
     """Variables in `text` that are not among `names`."""
     return [found[1] or found[2] for found in _NAMED.finditer(text) if (found[1] or found[2]) not in names]
+
+
+def used(text: str) -> frozenset[str]:
+    """Names of all variables in `text`, whether there are such or not."""
+    return frozenset(found[1] or found[2] for found in _NAMED.finditer(text))
 
 
 def expand(text: str, names: Mapping[str, str] = REQUEST) -> str:
