@@ -49,7 +49,7 @@ def main(settings: Settings) -> Iterator[Directive]:
     if settings.user:
         yield directive("user", *settings.user.split())
     yield directive("worker_processes", settings.workers or "auto")
-    yield directive("worker_rlimit_nofile", max(4 * settings.connections, 1024))
+    yield directive("worker_rlimit_nofile", settings.files or max(4 * settings.connections, 1024))
     yield directive("worker_shutdown_timeout", f"{settings.shutdown}s")
     yield directive("error_log", settings.error_log, "warn")
     yield directive("pid", "nginx.pid")

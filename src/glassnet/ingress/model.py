@@ -18,7 +18,7 @@ DEFAULT_CLASS_ANNOTATION = "ingressclass.kubernetes.io/is-default-class"
 
 
 class Settings(NamedTuple):
-    """What a controller is told. Addresses are as `listen` takes them ("0.0.0.0:80", "[::]:80", "unix:/run/x.sock").
+    """What a controller is told. `files` is what a worker may have open, 0 for four times its connections. Addresses are as `listen` takes them ("0.0.0.0:80", "[::]:80", "unix:/run/x.sock").
 
     `controllers` are the values of IngressClass.spec.controller that are ours; `class_name` is ours in the annotation kubernetes.io/ingress.class;
     with `watch_without_class` an Ingress without any class is ours too. `default_certificate` is NAMESPACE/NAME of a Secret, "" for the one
@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     error_log: str = "stderr"
     workers: int = 0
     connections: int = 16384
+    files: int = 0
     shutdown: int = 240
     user: str = ""
     modules: tuple[str, ...] = ()

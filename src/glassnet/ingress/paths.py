@@ -22,6 +22,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _NEVER = re.compile(r"//|/\.\.?(?=/|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATTERN = re.compile(r"[()\[\]{}*?|^$\\]")  # what a plain path has no use for
 
 
 class BadHost(UsageError):
@@ -55,7 +56,8 @@ def parent(name: str) -> str:
 def path(text: str, written: str, as_regex: bool) -> tuple[str, PathType]:
     """What a path of type `written` matches, and how. `as_regex`: the Ingress asks for regular expressions. Raises BadPath, regex.BadRegex.
 
-    ImplementationSpecific is Prefix, or a regular expression. Escapes are decoded, as NGINX decodes those of requests before it compares.
+    ImplementationSpecific is Prefix, or a regular expression; so is a Prefix that could not be meant as one (guides of ingress-nginx write
+    `/app(/|$)(.*)` with pathType Prefix). Escapes are decoded, as NGINX decodes those of requests before it compares.
     """
     if written not in ("Exact", "Prefix", "ImplementationSpecific"):
         raise BadPath(f"pathType {written!r} is not known: give Exact, Prefix or ImplementationSpecific")
@@ -66,7 +68,7 @@ def path(text: str, written: str, as_regex: bool) -> tuple[str, PathType]:
         raise BadPath(f"path {text!r} does not begin with /")
     if _CONTROL.search(text):
         raise BadPath(f"path {text!r} has control characters")
-    if as_regex and written == "ImplementationSpecific":
+    if as_regex and (written == "ImplementationSpecific" or (written == "Prefix" and _PATTERN.search(text))):
         regex.check(text)
         return text, PathType.REGEX
     plain = _decoded(text)

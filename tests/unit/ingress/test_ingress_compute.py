@@ -90,6 +90,17 @@ def test_a_path_is_brought_into_the_form_it_is_compared_in(text: str, kind: str,
     assert paths.path(text, kind, False) == found
 
 
+@pytest.mark.parametrize(("text", "kind", "found"), [
+    ("/app(/|$)(.*)", "Prefix", PathType.REGEX), ("/a.b+c", "Prefix", PathType.PREFIX), ("/app(/|$)(.*)", "Exact", PathType.EXACT),
+    ("/a.b", "ImplementationSpecific", PathType.REGEX),
+])  # fmt: skip
+def test_where_regular_expressions_are_asked_for_a_prefix_that_looks_like_one_is_one(
+    text: str, kind: str, found: PathType
+) -> None:
+    assert paths.path(text, kind, True)[1] is found
+    assert paths.path(text, "Prefix", False)[1] is PathType.PREFIX
+
+
 @pytest.mark.parametrize(("text", "kind"), [
     ("foo", "Prefix"), ("/a//b", "Prefix"), ("/a/../b", "Exact"), ("/a/.", "Exact"), ("/a%2Fb", "Prefix"), ("/a\nb", "Prefix"), ("/a%0ab", "Prefix"),
     ("/%ff", "Prefix"), ("/" + "a" * 1000, "Prefix"), ("/a", "Sometimes"), ("/a%00", "Exact"), ("/\ud800", "Exact"),

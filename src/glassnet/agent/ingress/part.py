@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -77,7 +78,9 @@ class IngressPart:
         self._view, self._place, self._contents = view, place, contents
         log = (f"{place.inside}/{FILE}",) if tuning.counted else ()
         modules = settings.modules or tuple(each for each in _MODULES if Path(each).exists())
-        self.settings = settings._replace(access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}", modules=modules)  # fmt: skip
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # NGINX could not go beyond it in a user namespace
+        files = min(4 * settings.connections, most) if most != resource.RLIM_INFINITY else 0
+        self.settings = settings._replace(files=files, access_log=log, status=f"unix:{place.inside}/{stub_status.SOCKET}", modules=modules)  # fmt: skip
         self.nginx = Nginx(runner, place, limits=tuning.limits, program=tuning.program)
         self.metrics = IngressMetrics(self._facts)
         self.access = AccessLog(place.outside, tuning.log) if tuning.counted else None

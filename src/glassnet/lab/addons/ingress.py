@@ -122,4 +122,4 @@ async def _until_told(part: IngressPart, delay: float) -> None:
 async def _say(part: IngressPart, place: Surroundings) -> None:
     """In the container's log: from when on it serves."""
     await part.loop.first_sync.wait()
-    place.log(f"serving: generation {part.nginx.generation}, {len(part.loop.ours)} Ingresses", 2)
+    place.log(f"serving: generation {part.nginx.generation}, {len(part.loop.served)} Ingresses", 2)
