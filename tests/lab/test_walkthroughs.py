@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
     "document", [ROOT / "README.md", *sorted((ROOT / "docs" / "walkthroughs").glob("*.md"))], ids=lambda path: path.stem
 )
 def test_walkthrough(document: Path, make_lab: Callable[..., Any]) -> None:
-    lab = make_lab("--dns", "knot")
+    made = re.search(r"a lab made with `glassnet up ([^`]*)`", document.read_text())
+    lab = make_lab("--dns", "knot", *(made[1].split() if made else ()))
     faults = check(document, lab.env, document.parent)
     assert not faults, "\n\n".join(faults)
