@@ -22,10 +22,24 @@ def run(*words: str) -> dict[str, Any]:
 def main() -> None:
     """Print the tables."""
     console = Console(width=150)
-    table = Table("access log", "glassnet, requests/s", "by hand, requests/s", "ratio (goal 0.95)")
+    table = Table(
+        "access log",
+        "glassnet, requests/s",
+        "by hand, requests/s",
+        "ratio (goal 0.95)",
+        "processor a request, us",
+        "by hand",
+    )
     for log in ("off", "log"):
         found = run("requests", log)
-        table.add_row(log, f"{found['ours']:,.0f}", f"{found['minimal']:,.0f}", f"{found['ratio']:.3f}")
+        table.add_row(
+            log,
+            f"{found['ours']:,.0f}",
+            f"{found['minimal']:,.0f}",
+            f"{found['ratio']:.3f}",
+            f"{found['ours_us']:.1f}",
+            f"{found['minimal_us']:.1f}",
+        )
     console.print(table)
     table = Table(
         "Ingresses",

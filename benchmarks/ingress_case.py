@@ -26,6 +26,7 @@ from typing import Any
 from glassnet.agent.ingress.loop import Took
 from glassnet.agent.ingress.nginx import PROGRAM
 from glassnet.agent.ingress.part import IngressPart, Tuning
+from glassnet.agent.ingress.processes import members
 from glassnet.agent.ingress.watches import decode
 from glassnet.agent.placement import Place
 from glassnet.apiserver import certs
@@ -148,6 +149,12 @@ class Case:
         return subprocess.Popen([PROGRAM, "-p", str(place), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off; master_process off;"])  # fmt: skip
 
 
+def spent(pid: int) -> float:
+    """Seconds of processor of a process: other load on the machine does not change them much."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def wrk(url: str, host: str, seconds: float, connections: int = 32) -> dict[str, float]:
     """Load; requests a second, failures, and latency in ms."""
     words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-H", f"Host: {host}", url]
@@ -170,11 +177,16 @@ async def requests(case: Case, logged: bool) -> dict[str, Any]:
     try:
         await asyncio.sleep(0.5)
         ours, theirs = [], []
+        cpu = {80: 0.0, 81: 0.0}
+        worker = next(each.pid for each in members(Path(case.place) / "run") if each.role == "worker")
         for turn in range(ROUNDS):
             for port, found in ((80, ours), (81, theirs)) if turn % 2 else ((81, theirs), (80, ours)):
-                found.append((await wrk(f"http://127.0.0.1:{port}/", "shop.example", SECONDS))["rate"])
+                pid = worker if port == 80 else minimal.pid
+                before, load = spent(pid), await wrk(f"http://127.0.0.1:{port}/", "shop.example", SECONDS)
+                found.append(load["rate"])
+                cpu[port] += (spent(pid) - before) / load["requests"] / ROUNDS * 1e6
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        return {"ours": statistics.median(ours), "minimal": statistics.median(theirs), "ratio": ratio}
+        return {"ours": statistics.median(ours), "minimal": statistics.median(theirs), "ratio": ratio, "ours_us": cpu[80], "minimal_us": cpu[81]}  # fmt: skip
     finally:
         minimal.kill()
 
