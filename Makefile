@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-dns bench-trace fuzz-trace fuzz-parsers soak lock clean
+.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-dns bench-ingress bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -38,6 +38,10 @@ bench-agent: setup
 bench-dns:
 	@TESTS=1 scripts/setup.sh
 	@.venv/bin/python -m benchmarks dns
+
+bench-ingress:
+	@TESTS=1 scripts/setup.sh
+	@.venv/bin/python -m benchmarks ingress
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach

@@ -32,6 +32,7 @@ from glassnet.kernel import libc
 from glassnet.kube import kinds
 
 HEADLESS, CHANGES, RATE, SECONDS = 100, 200, 20_000, 5
+CHURN, CHURN_RATE = 100, 5_000  # changes a second, and queries a second meanwhile
 PORTS = [{"name": "http", "protocol": "TCP", "port": 80}]
 
 
@@ -134,6 +135,36 @@ async def changes(place: str, namespaces: int) -> list[float]:
     return took
 
 
+async def churn(place: str, namespaces: int) -> dict[str, float]:
+    """Write so many changes a second for SECONDS, while dnsperf asks: how many were made, and what was lost."""
+    api, made = RestApi(kubeconfig.load(f"{place}/kubeconfig")), 0
+    asking = asyncio.create_task(asyncio.to_thread(perf, place, CHURN_RATE))
+    begun = time.perf_counter()
+    while not asking.done():
+        made += 1
+        body = endpoints(made % HEADLESS, CHANGES + made)
+        await api.update(kinds.ENDPOINT_SLICE, f"ns-{made % HEADLESS % namespaces}", body["metadata"]["name"], body)
+        await asyncio.sleep(max(0.0, begun + made / CHURN - time.perf_counter()))
+    await api.close()
+    return {
+        "churned_per_s": made / (time.perf_counter() - begun),
+        "churn_lost": figure(await asking, r"Queries lost:\s+(\d+)"),
+    }
+
+
+def perf(place: str, rate: int) -> str:
+    """What dnsperf says after SECONDS of so many queries a second."""
+    words = ["dnsperf", "-s", "127.0.0.1", "-d", f"{place}/questions", "-Q", str(rate), "-l", str(SECONDS), "-c", "20", "-q", "2000"]  # fmt: skip
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def figure(text: str, pattern: str) -> float:
+    """A number of dnsperf's report."""
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1])
+
+
 def flood(place: str, sizes: tuple[int, int], pid: int) -> dict[str, float]:
     """What queries cost: names of Services, some of them in upper case, one in five that does not exist."""
     lines = []
@@ -143,18 +174,16 @@ def flood(place: str, sizes: tuple[int, int], pid: int) -> dict[str, float]:
             lines.append(f"nope-{number}.ns-{number % sizes[1]}.svc.cluster.local AAAA")
     Path(f"{place}/questions").write_text("\n".join(lines) + "\n")
     before, begun = spent(pid), time.perf_counter()
-    words = ["dnsperf", "-s", "127.0.0.1", "-d", f"{place}/questions", "-Q", str(RATE), "-l", str(SECONDS), "-c", "20", "-q", "2000"]  # fmt: skip
-    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    text = perf(place, RATE)
     used, took = spent(pid) - before, time.perf_counter() - begun
-    figure = lambda pattern: float(re.search(pattern, text)[1])  # type: ignore[index]  # noqa: E731
-    done = figure(r"Queries completed:\s+(\d+)")
-    return {"queries_per_s": done / took, "cpu_us": used / done * 1e6, "latency_ms": figure(r"Average Latency \(s\):\s+([\d.]+)") * 1000,
-            "lost": figure(r"Queries lost:\s+(\d+)")}  # fmt: skip
+    done = figure(text, r"Queries completed:\s+(\d+)")
+    return {"queries_per_s": done / took, "cpu_us": used / done * 1e6, "latency_ms": figure(text, r"Average Latency \(s\):\s+([\d.]+)") * 1000,
+            "lost": figure(text, r"Queries lost:\s+(\d+)")}  # fmt: skip
 
 
 def measure(place: str, sizes: tuple[int, int]) -> dict[str, Any]:
     """All figures of one case."""
-    words = [sys.executable, "-m", "glassnet", "dns", "serve", "--kubeconfig", f"{place}/kubeconfig", "--resolv-conf", "", "--run-directory", f"{place}/run"]  # fmt: skip
+    words = [sys.executable, "-m", "glassnet", "dns", "serve", "--kubeconfig", f"{place}/kubeconfig", "--resolv-conf", "", "--run-directory", f"{place}/run", "--lameduck", "0"]  # fmt: skip
     log = open(f"{place}/log", "wb")  # noqa: SIM115
     begun = time.perf_counter()
     process = subprocess.Popen([*words, "--listen", "127.0.0.1"], stdout=log, stderr=log)
@@ -165,6 +194,7 @@ def measure(place: str, sizes: tuple[int, int]) -> dict[str, Any]:
         first_cpu = spent(process.pid)
         flooded = flood(place, sizes, knot)
         took = asyncio.run(changes(place, sizes[1]))
+        flooded |= asyncio.run(churn(place, sizes[1]))
         return {"first_s": first - begun, "first_cpu_s": first_cpu, "knot_mb": resident(knot), "controller_mb": resident(process.pid), **flooded,
                 "change_p50_ms": statistics.median(took) * 1000, "change_p99_ms": sorted(took)[int(len(took) * 0.99)] * 1000}  # fmt: skip
     finally:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -318,6 +319,18 @@ class Nginx:
             assert self.process.poll() is None, (self.directory / "log").read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5):
                 return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def reload(self) -> None:
+        """Has it take what `configure` has written, and waits until the old worker is gone: no idle connection holds it."""
+        assert self.process
+        assert not (said := self.check()), said
+        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        before = set(tasks.read_text().split())
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while (now := set(tasks.read_text().split())) & before or not now:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

@@ -19,8 +19,9 @@ import dns.resolver
 from pods_machine import node_of_namespaces
 
 import dns_objects as objects
-from glassnet.agent.dns.knot import PROGRAM, Place
+from glassnet.agent.dns.knot import PROGRAM
 from glassnet.agent.dns.part import DnsPart
+from glassnet.agent.placement import Place
 from glassnet.dns.model import DnsSettings, Server
 from glassnet.kernel.api import Process
 from glassnet.kernel.machine import LabMachine

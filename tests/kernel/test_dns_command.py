@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
     api = ServedApi(tmp_path)
     port, health, log = free_port(), free_port(), tmp_path / "log"
     words = ("--kubeconfig", str(tmp_path / "kubeconfig"), "--listen", f"127.0.0.1:{port}", "--resolv-conf", "", "--run-directory", str(tmp_path / "run"),
-             "--bind-address", f"127.0.0.1:{health}")  # fmt: skip
+             "--bind-address", f"127.0.0.1:{health}", "--lameduck", "1")  # fmt: skip
 
     def found(name: str, kind: str = "A") -> list[str]:
         try:
@@ -80,6 +81,12 @@ def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
     def page(path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{health}{path}", timeout=5) as answer:
             return str(answer.read().decode())
+
+    def not_ready() -> bool:
+        try:
+            return page("/readyz") == ""
+        except urllib.error.HTTPError as error:
+            return error.read() == b"about to end\n"
 
     try:
         api.run(
@@ -107,6 +114,8 @@ def test_the_command_serves_what_kubectl_makes(tmp_path: Path) -> None:
             until(lambda: found("db.default.svc.cluster.local") == ["10.9.9.8"], log)
         finally:
             process.send_signal(signal.SIGTERM)
+            until(not_ready, log)
+            assert found("db.default.svc.cluster.local")  # it still answers who has not heard of that
             assert process.wait(20) == 0, log.read_text()
         assert "ended: SIGTERM" in log.read_text()
         assert found("dns-version.cluster.local", "TXT") == []  # the server has ended with it

@@ -95,7 +95,7 @@ def left(lab: Lab, node: str) -> dict[str, str]:
 
 
 def test_from_nothing_as_pods(reader: Reader) -> None:
-    reader.read("Before you begin", "From nothing, as pods")
+    reader.read("Before you begin", "From nothing, as pods", "An Ingress controller")
 
 
 def test_from_nothing_as_units(reader: Reader) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.lab
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = {  # what a lab's process imports, and what that needs
     "aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "attrs", "cffi", "_cffi_backend", "click", "cryptography", "frozenlist", "idna",
-    "markdown_it", "mdurl", "msgspec", "multidict", "propcache", "pycparser", "pygments", "rich", "typing_extensions", "yaml", "_yaml", "yarl",
+    "markdown_it", "mdurl", "msgspec", "multidict", "prometheus_client", "propcache", "pycparser", "pygments", "rich", "typing_extensions", "yaml", "_yaml", "yarl",
 }  # fmt: skip
 
 

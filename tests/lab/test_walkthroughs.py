@@ -19,6 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
     "document", [ROOT / "README.md", *sorted((ROOT / "docs" / "walkthroughs").glob("*.md"))], ids=lambda path: path.stem
 )
 def test_walkthrough(document: Path, make_lab: Callable[..., Any]) -> None:
-    lab = make_lab()
+    lab = make_lab("--dns", "knot")
     faults = check(document, lab.env, document.parent)
     assert not faults, "\n\n".join(faults)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 # the package a logger is named after -> the part of the agent that speaks
 _PARTS = {
-    "agent.cni": "cni", "agent.node.cni": "cni", "agent.proxy": "proxy", "agent.routes": "routes", "agent.dns": "dns", "agent.events": "api", "client": "api",
+    "agent.cni": "cni", "agent.node.cni": "cni", "agent.proxy": "proxy", "agent.routes": "routes", "agent.dns": "dns", "agent.ingress": "ingress", "agent.events": "api", "client": "api",
 }  # fmt: skip
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 [hidden]"),

@@ -20,7 +20,7 @@ MASTERS, NODES, AUTHENTICATED = "system:masters", "system:nodes", "system:authen
 ACCOUNTS = "system:serviceaccounts"
 READS = ("get", "list", "watch")
 AGENT = "system:serviceaccount:glassnet-system:glassnet-agent"  # glassnet's own agents: what they read and write, and no more
-_AGENT_MAY = dict.fromkeys(("nodes", "services", "endpointslices", "servicecidrs"), READS) | {"events": ("create", "patch")}  # fmt: skip
+_AGENT_MAY = dict.fromkeys(("nodes", "services", "endpointslices", "servicecidrs", "namespaces"), READS) | {"events": ("create", "patch")}  # fmt: skip
 STREAMS = ("exec", "attach", "portforward")
 SELF_REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -162,7 +162,7 @@ def attributes(request: web.Request) -> Attributes | None:
 def allowed(user: User, verb: str, resource: str, namespace: str = "") -> bool:
     """The lab's rule, which stands for RBAC.
 
-    system:masters and system:nodes may do everything, glassnet's agents what Service proxies and routes need. Everybody else with credentials may get, list and watch everything,
+    system:masters and system:nodes may do everything, glassnet's agents what Service proxies, routes and DNS need. Everybody else with credentials may get, list and watch everything,
     Secrets only when they are those of a service account's own namespace. `resource` and `verb` may be `*`; "" is no resource.
     """
     if MASTERS in user.groups or NODES in user.groups:

@@ -64,6 +64,7 @@ class ApiServer:
         self.services = ServiceAllocator(service_cidr, random=random)
         for _, raw in store.all(kinds.SERVICE):
             self.services.reserve(decode(raw))
+        self._ranges_changed()
         for name in SYSTEM_NAMESPACES:
             if store.get(kinds.NAMESPACE, Key("", name)) is None:
                 self.create(kinds.NAMESPACE, "", {"metadata": {"name": name}})
@@ -74,6 +75,10 @@ class ApiServer:
         return self._now()
 
     # -- reading
+
+    def _ranges_changed(self) -> None:
+        found = (decode(raw) for _, raw in self.store.all(kinds.SERVICE_CIDR))
+        self.services.ranges(cidr for obj in found for cidr in (obj.get("spec") or {}).get("cidrs") or ())
 
     def get(self, kind: Kind, namespace: str, name: str) -> bytes:
         """One object's JSON. Raises ApiError 404."""
@@ -307,6 +312,8 @@ class ApiServer:
             if old is not None:
                 self.services.release(old)
             self.services.reserve(obj)
+        elif kind is kinds.SERVICE_CIDR:
+            self._ranges_changed()
         return obj
 
     def remove(self, kind: Kind, key: Key, obj: Obj, request: Request) -> Obj:
@@ -321,6 +328,8 @@ class ApiServer:
         self.store.delete(kind, key, with_revision)
         if kind is kinds.SERVICE:
             self.services.release(obj)
+        elif kind is kinds.SERVICE_CIDR:
+            self._ranges_changed()
         elif (
             kind is kinds.NAMESPACE
         ):  # whoever empties a namespace leaves its Events, which go on being told until the end

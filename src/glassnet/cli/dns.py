@@ -18,7 +18,7 @@ Examples:
   GLASSNET_DNS_TTL=30 glassnet dns serve
 """
 
-COMMANDS: dict[str, str] = {}  # name -> module of further commands
+COMMANDS = {"explain": "glassnet.cli.dns_explain"}  # name -> module of further commands
 
 
 class _Lazy(click.Group):
@@ -58,11 +58,12 @@ _MANY: dict[str, Any] = {"multiple": True}
 @click.option("--udp-workers", type=click.IntRange(1, 255), default=8, show_default=True, help="Threads for UDP.")
 @click.option("--tcp-workers", type=click.IntRange(1, 255), default=4, show_default=True, help="Threads for TCP.")
 @click.option("--upstream-timeout", type=click.IntRange(50, 30_000), default=2000, show_default=True, metavar="MS", help="Milliseconds that an upstream may take.")  # fmt: skip
+@click.option("--lameduck", type=click.FloatRange(0, 60), default=5, show_default=True, metavar="SECONDS", help="How long to go on answering after SIGTERM, not ready any more: nobody's query is lost while the Service's rules change.")  # fmt: skip
 @click.option("--run-directory", metavar="DIR", default="/run/glassnet/dns", show_default=True, help="The server's own directory.")  # fmt: skip
 @click.option("--bind-address", metavar="IP:PORT", default="127.0.0.1:10269", show_default=True, help="Where /healthz, /readyz, /metrics are; empty serves none.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Lines of text, or of JSON.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True, help="What is logged.")  # fmt: skip
-def serve(kubeconfig: str | None, run_directory: str, bind_address: str, log_format: str, log_level: str, **given: Any) -> None:  # fmt: skip
+def serve(kubeconfig: str | None, run_directory: str, bind_address: str, lameduck: float, log_format: str, log_level: str, **given: Any) -> None:  # fmt: skip
     """Serve the names of a cluster's Services until SIGTERM.
 
     Runs a Knot DNS server and keeps its records at what the API has. Until the first complete lists are there it answers SERVFAIL. Every
@@ -79,7 +80,7 @@ def serve(kubeconfig: str | None, run_directory: str, bind_address: str, log_for
     structured_logs.begin(log_format, log_level)
     log = logging.getLogger("glassnet")
     access = kubeconfigs.load(kubeconfig) if kubeconfig else kubeconfigs.in_cluster()
-    log.info("ended: %s", asyncio.run(DnsService(access, settings, Path(run_directory), bind_address).run()))
+    log.info("ended: %s", asyncio.run(DnsService(access, settings, Path(run_directory), bind_address, lameduck).run()))
 
 
 def _settings(*, cluster_domain: str, ttl: int, pods: str, listen: tuple[str, ...], upstream: tuple[str, ...], resolv_conf: str, stub_domain: tuple[str, ...], transfer_to: tuple[str, ...], service: str, udp_workers: int, tcp_workers: int, upstream_timeout: int) -> Any:  # fmt: skip
@@ -88,7 +89,6 @@ def _settings(*, cluster_domain: str, ttl: int, pods: str, listen: tuple[str, ..
 
     from glassnet.agent.dns.service import own_addresses
     from glassnet.dns import settings as checks
-    from glassnet.dns import upstream as upstreams
 
     text = ""
     if not upstream and resolv_conf:
@@ -100,10 +100,7 @@ def _settings(*, cluster_domain: str, ttl: int, pods: str, listen: tuple[str, ..
         domain=cluster_domain, ttl=ttl, pods=pods, listen=listen, stubs=stub_domain, transfer_to=transfer_to, own_service=service,
         udp_workers=udp_workers, tcp_workers=tcp_workers, upstream_timeout=upstream_timeout,
     )  # fmt: skip
-    given = tuple(map(upstreams.server, upstream)) if upstream else upstreams.servers_of(text)
-    good, wrong = upstreams.without_ourselves(given, found, own_addresses())
-    if wrong and (upstream or not good):
-        raise UsageError("; ".join(wrong))
+    found, wrong = checks.with_upstreams(found, upstream, text, own_addresses())
     for line in wrong:
         logging.getLogger("glassnet").warning("%s: %s", resolv_conf, line)
-    return found._replace(upstreams=good)
+    return found

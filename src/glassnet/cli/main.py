@@ -25,6 +25,7 @@ COMMANDS = {
     "proxy": ("glassnet.cli.proxy", "Run the Service proxy of this node, in place of kube-proxy."),
     "controller": ("glassnet.cli.controller", "Run the cluster's controller: conditions of Nodes' networks."),
     "dns": ("glassnet.cli.dns", "The cluster's DNS server."),
+    "ingress": ("glassnet.cli.ingress", "An Ingress controller on NGINX; where a URL goes, and why."),
     "cni": ("glassnet.cli.cni", "CNI plugins of a node: install, configure, serve, check."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
     "doctor": ("glassnet.cli.doctor", "Look the whole network over for known faults."),

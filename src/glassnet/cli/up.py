@@ -61,6 +61,11 @@ Examples:
     show_default=True,
     help="Who routes between the pods of different nodes; none: nobody does.",
 )
+@click.option(
+    "--dns",
+    type=click.Choice(["knot", "none"]),
+    help="Who answers for names: Knot DNS behind the Service kube-dns, or nobody. [default: knot; none when another part of the network is]",
+)
 @click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
 @click.option(
     "--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it."
@@ -78,6 +83,8 @@ def command(lab: str | None, files: tuple[str, ...], api_port: int, quiet: bool,
     from glassnet.lab.start import read_manifests, start
 
     begun = time.monotonic()
+    missing = "none" in (words["proxy"], words["cni"], words["routes"])
+    words["dns"] = words["dns"] or ("none" if missing else "knot")
     settings = Settings(name=lab or "lab", **words)
     manifests = read_manifests(files)
     last: dict[str, Any] = {}

@@ -32,6 +32,7 @@ def _place(server: Server) -> str:
 
 
 def _server(settings: DnsSettings, directory: str) -> Iterator[str]:
+    # tcp-io-timeout: a worker waits that long for the rest of a message that somebody has begun, and nobody else is heard by it.
     yield f"""\
 # Written by glassnet; changes are lost.
 server:
@@ -41,7 +42,7 @@ server:
     tcp-workers: {settings.tcp_workers}
     background-workers: 1
     tcp-max-clients: 1000
-    tcp-io-timeout: 2000
+    tcp-io-timeout: 500
     tcp-remote-io-timeout: {settings.upstream_timeout}
     udp-max-payload: 1232
     answer-rotation: on

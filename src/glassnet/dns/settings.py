@@ -36,6 +36,20 @@ def settings(
     return found._replace(listen=addresses or found.listen, stubs=stubbed, transfer_to=tuple(map(_range, transfer_to)))
 
 
+def with_upstreams(
+    found: DnsSettings, given: Iterable[str], resolver: str, own_addresses: Iterable[str]
+) -> tuple[DnsSettings, list[str]]:
+    """Settings with the servers for other names: those given, else those of a resolv.conf(5); and which of these are ourselves, in words.
+
+    Raises UsageError for one that is given and is no address, or is ourselves, and when nothing else is left.
+    """
+    named = tuple(map(upstream.server, given))
+    good, wrong = upstream.without_ourselves(named or upstream.servers_of(resolver), found, own_addresses)
+    if wrong and (named or not good):
+        raise UsageError("; ".join(wrong))
+    return found._replace(upstreams=good), list(wrong)
+
+
 def _range(text: str) -> str:
     """An address or a prefix. Raises UsageError."""
     try:

@@ -119,7 +119,9 @@ class Hosts:
         for how in (found.type, PathType.REGEX):
             main = host.locations.get((how, found.path if how == found.type else path.path)) if host else None
             if host is not None and main is not None:
-                canary = Canary(source, found.backend, taken.options)
+                # its endpoints are spoken to as the main Ingress says, hence over connections of that kind
+                backend = self._backends.of(taken.key.namespace, path.backend, main.options.protocol.pool)
+                canary = Canary(source, backend, taken.options)
                 host.locations[how, main.path] = main._replace(canaries=(*main.canaries, canary))
                 return
         taken.wrong("CanaryAlone", f"{source.field}: no other Ingress has {found.type} path {found.path!r} of host {name or '*'}: a canary needs one")  # fmt: skip

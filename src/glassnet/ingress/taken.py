@@ -38,6 +38,7 @@ class Taken:
             _data(view, kinds.SECRET, self.key, self.options.secrets),
             _data(view, kinds.CONFIG_MAP, self.key, self.options.config_maps),
             settings.resolvers,
+            tuple(rule.host for rule in self.ingress.spec.rules) or ("",),
         )
         self.options = options.resolve(self.options, objects)
         self.files = objects.files

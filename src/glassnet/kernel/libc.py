@@ -20,6 +20,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
     1 << 18,
 )
 MNT_DETACH = 2
+_FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _MOUNT_SETATTR, _PIVOT_ROOT_X86, _PIVOT_ROOT_ARM = 442, 155, 41
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 
@@ -79,3 +80,11 @@ def set_host_name(name: str) -> None:
     """Set the host name of the calling thread's UTS namespace: sethostname(2)."""
     encoded = name.encode()
     _check(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), f"set host name {name}")
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Give the storage of a part of a file back; it reads as zeros, and the file is as long as before: fallocate(2). Raises KernelError."""
+    _check(
+        _libc.fallocate64(descriptor, _FALLOC_PUNCH, ctypes.c_int64(offset), ctypes.c_int64(length)),
+        "fallocate(punch hole)",
+    )

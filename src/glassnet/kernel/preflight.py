@@ -31,6 +31,7 @@ PROGRAMS = {
     "setsid": "util-linux",
     "mount": "mount",
     "curl": "curl",
+    "knotd": "knot",
     "kubectl": "kubectl",
 }
 

@@ -1,4 +1,4 @@
-"""glassnet's agents of a whole lab: Service proxies and the router's routes, which know of objects what the API server tells over HTTPS.
+"""glassnet's agents of a whole lab: Service proxies, the router's routes, names; they know of objects what the API server tells over HTTPS.
 
 What a node's agent reads for itself is read once here for all nodes: one set of watches, one View.
 """
@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from glassnet.agent.changes import Writer
+from glassnet.agent.dns.watches import watch_names
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.proxy.loop import ProxySettings
 from glassnet.agent.proxy.watches import watch_services
@@ -22,6 +23,7 @@ from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key, View
+from glassnet.lab.names import Names
 from glassnet.lab.proxies import Proxies
 from glassnet.net.errors import LabError
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME
@@ -43,6 +45,7 @@ class Agents:
         settings: ProxySettings,
         *,
         proxy: bool = True,
+        names: bool = True,
         run: Callable[[Coroutine[Any, Any, None]], None],
         now: Callable[[], datetime],
     ) -> None:
@@ -53,10 +56,19 @@ class Agents:
         self._watches = Watches(api, self.view)
         watch_services(self._watches)
         self._proxies: Proxies | None = None
+        self._named: Watches | None = None
+        self.names: Names | None = None
+        if names:
+            shown = View()  # of namespaces and headless Services, which proxies know nothing of
+            self._named = Watches(api, shown)
+            watch_names(self._named)
+            self.names = Names(shown, self._named.synced, self._events)
 
     async def start(self) -> None:
         """Read; proxies and routes start once all there is to know is known. Raises LabError when the API server does not give its lists."""
         self._run(self._watches.run())
+        if self._named is not None:
+            self._run(self._named.run())
         try:
             await asyncio.wait_for(self._watches.synced(), PATIENCE)
         except TimeoutError:

@@ -32,10 +32,11 @@ from glassnet.client import kubeconfig
 from glassnet.client.rest import RestApi
 from glassnet.kernel.api import Host, NetNs
 from glassnet.kernel.archive import write_archive
+from glassnet.kernel.machine import LabMachine
 from glassnet.kernel.netns import own_netns
 from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
-from glassnet.lab import control, readiness
+from glassnet.lab import control, names, readiness
 from glassnet.lab.agents import NONE, Agents
 from glassnet.lab.build import Lab, build
 from glassnet.lab.faults.journal import Faults
@@ -127,13 +128,15 @@ class Cluster:
         )
         self._start(self._control_plane.run())
         workers = self._topology.of_role("worker")
-        runtimes = {spec.name: LabRuntime(self._machines.machines[spec.name], spec.name) for spec in workers}
+        self._agents = self._agents_of(workers)
+        runtimes = {spec.name: self._runtime(self._machines.machines[spec.name]) for spec in workers}
         await self._publish_api()
+        if self._topology.dns_ip:
+            await self._publish_names()
         await self._open_ports(LabStreams(runtimes, self.view))
         self._kubelets = {spec.name: self._kubelet(spec, runtimes[spec.name]) for spec in workers}
         for kubelet in self._kubelets.values():
             await kubelet.register()
-        self._agents = self._agents_of(workers)
         await self._agents.start()
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
@@ -143,6 +146,13 @@ class Cluster:
         answers: dict[str, Callable[..., Any]] = {"status": self.status, "proxy": self.switch_proxy}
         answers |= {"snapshot": self.snapshot, "live": self.live, "break": faults.break_, "mend": faults.mend}
         self._control = await control.serve(self._lab, answers)
+
+    def _runtime(self, machine: LabMachine) -> LabRuntime:
+        """A node's container runtime, which knows the parts of glassnet that work in this process."""
+        shared = self._agents.names if self._agents else None
+        return LabRuntime(
+            machine, machine.name, parts={("dns", "serve"): partial(shared.serve, machine)} if shared else {}
+        )
 
     async def switch_proxy(self, mode: str) -> dict[str, Any]:
         """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
@@ -191,7 +201,13 @@ class Cluster:
         assert self._machines is not None
         labels = {"topology.kubernetes.io/zone": spec.zone, "topology.kubernetes.io/region": "lab"}
         config = NodeConfig(
-            spec.name, spec.address, spec.public, spec.pod_cidr, labels, cluster_cidr=self._topology.cluster_cidr
+            spec.name,
+            spec.address,
+            spec.public,
+            spec.pod_cidr,
+            labels,
+            cluster_dns=self._topology.dns_ip,
+            cluster_cidr=self._topology.cluster_cidr,
         )
         machine = self._machines.machines[spec.name]
         own = self._settings.cni != NONE
@@ -218,6 +234,7 @@ class Cluster:
             machines[self._topology.router].netns if self._settings.routes != NONE else None,
             settings,
             proxy=self._settings.proxy != NONE,
+            names=self._settings.dns != NONE,
             run=self._start,
             now=utc_now,
         )
@@ -263,6 +280,16 @@ class Cluster:
         for kind, body in ((kinds.SERVICE, service), (kinds.ENDPOINT_SLICE, piece), (kinds.ENDPOINTS, old)):
             if self.view.get(kind, Key("default", "kubernetes")) is None:
                 await self.api.create(kind, "default", body)
+
+    async def _publish_names(self) -> None:
+        """Cluster DNS, and the server on `internet` that it asks for other names."""
+        assert self._machines is not None
+        outside = self._topology.of_role("internet")[0]
+        self._start(names.serve_outside(self._machines.machines[outside.name], outside.address))
+        for body in names.objects(self._topology.dns_ip, outside.address):
+            kind, meta = kinds.BY_API_KIND[body["apiVersion"], body["kind"]], body["metadata"]
+            if self.view.get(kind, Key(meta["namespace"], meta["name"])) is None:
+                await self.api.create(kind, meta["namespace"], body)
 
     def _token_secret(self) -> bytes:
         """What tokens of service accounts are signed with; it outlives a crash, as the accounts do."""

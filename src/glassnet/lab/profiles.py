@@ -48,7 +48,9 @@ def _hardway(settings: Settings) -> Topology:
         for i, cidr in enumerate(pod_cidrs)
     ]
     names = "".join(f"{spec.address} {spec.name}\n" for spec in specs)
-    nodes_done = tuple(_with_files(spec, names, network=settings.cni != "none") for spec in specs)
+    named = settings.dns != "none"
+    resolver = f"nameserver {INTERNET_HOST}\n" if named else ""
+    nodes_done = tuple(_with_files(spec, names, resolver, network=settings.cni != "none") for spec in specs)
     router = MachineSpec(
         "vpc-router",
         "router",
@@ -60,7 +62,11 @@ def _hardway(settings: Settings) -> Topology:
         rules=_public_rules(nodes_done),
     )
     internet = MachineSpec(
-        "internet", "internet", INTERNET_HOST, files={"/etc/hosts": _hosts("internet", "")}, setup=_internet_setup()
+        "internet",
+        "internet",
+        INTERNET_HOST,
+        files={"/etc/hosts": _hosts("internet", ""), "/etc/resolv.conf": resolver},
+        setup=_internet_setup(),
     )
     fabric = MachineSpec(
         "fabric",
@@ -72,7 +78,13 @@ def _hardway(settings: Settings) -> Topology:
     cables = [Cable(spec.name, "eth0", hardware(spec.address), "fabric", spec.name) for spec in (*nodes_done, router)]
     cables.append(Cable("internet", "eth0", hardware(INTERNET_HOST), "vpc-router", "eth1"))
     return Topology(
-        (fabric, router, internet, *nodes_done), tuple(cables), str(pods), str(services), str(services[1]), "vpc-router"
+        (fabric, router, internet, *nodes_done),
+        tuple(cables),
+        str(pods),
+        str(services),
+        str(services[1]),
+        str(services[10]) if named else "",
+        "vpc-router",
     )
 
 
@@ -152,8 +164,8 @@ def _node(
     )
 
 
-def _with_files(spec: MachineSpec, names: str, network: bool = True) -> MachineSpec:
-    files = {"/etc/hosts": _hosts(spec.name, names), "/etc/resolv.conf": ""}
+def _with_files(spec: MachineSpec, names: str, resolver: str, network: bool = True) -> MachineSpec:
+    files = {"/etc/hosts": _hosts(spec.name, names), "/etc/resolv.conf": resolver}
     if spec.pod_cidr and network:
         files |= cni_files(spec.pod_cidr)
     files["/etc/hostname"] = spec.name + "\n"

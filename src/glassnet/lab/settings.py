@@ -10,7 +10,7 @@ import msgspec
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
 
-    `proxy`, `cni` and `routes` are the three parts of a cluster's network; "none" leaves one to whoever is to bring it.
+    `proxy`, `cni`, `routes` and `dns` are the parts of a cluster's network; "none" leaves one to whoever is to bring it.
     """
 
     name: str = "lab"
@@ -19,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: Literal["iptables", "nftables", "none"] = "iptables"
     cni: Literal["hardway", "none"] = "hardway"
     routes: Literal["vpc", "none"] = "vpc"
+    dns: Literal["knot", "none"] = "knot"
     node_cidr: str = "10.240.0.0/24"
     pod_cidr: str = "10.200.0.0/16"
     service_cidr: str = "10.32.0.0/24"

@@ -76,7 +76,7 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
     The last dict has the key "up". A lab of the same settings that was killed is resumed with its objects.
     Raises LabError (running already, died), UsageError, PreflightError, ParseError (a manifest the API refuses).
     """
-    _check_programs()
+    _check_programs(settings)
     lab = lab_dir(settings.name)
     try:
         lock = lab.take_lock()
@@ -108,13 +108,15 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
         raise
 
 
-def _check_programs() -> None:
+def _check_programs(settings: Settings) -> None:
     """Raises PreflightError naming every program that a lab itself runs and this machine lacks."""
-    lacking = {name: package for name, package in NEEDED.items() if not shutil.which(name, path=PATH)}
+    needed = NEEDED | ({"knotd": "knot"} if settings.dns == "knot" else {})
+    lacking = {name: package for name, package in needed.items() if not shutil.which(name, path=PATH)}
     if lacking:
         packages = " ".join(sorted(set(lacking.values())))
         raise PreflightError(
             f"this machine lacks {', '.join(lacking)}: `apt-get install {packages}`; `glassnet preflight` checks everything"
+            + ("; `--dns none` goes without names" if "knotd" in lacking else "")
         )
 
 

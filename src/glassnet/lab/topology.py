@@ -48,6 +48,7 @@ class Topology:
     cluster_cidr: str
     service_cidr: str
     service_ip: str
+    dns_ip: str  # "" when nobody answers for names
     router: str
 
     def of_role(self, *roles: Role) -> list[MachineSpec]:

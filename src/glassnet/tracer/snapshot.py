@@ -72,14 +72,12 @@ def read_world(files: Mapping[str, bytes], source: str = "") -> World:
 
     Raises ParseError when nothing in it is of use.
     """
-    world = World(source=source)
+    world = read_objects(files, source)
     folders: dict[str, dict[str, bytes]] = {}
     for name in sorted(files):
         folder, _, base = name.rpartition("/")
         if kind_of(base):
             folders.setdefault(folder, {})[base] = files[name]
-        elif base.endswith(".json") and base not in ("flows.json", "manifest.json") and b'"kind"' in files[name]:
-            _objects(world, files[name], name)
     pods = _pods_by_folder(world)
     for folder in sorted(folders, key=lambda each: (each.count("/"), each)):
         _machine(world, folder, folders[folder], pods)
@@ -92,6 +90,16 @@ def read_world(files: Mapping[str, bytes], source: str = "") -> World:
     world.synthesize_pods()
     _cluster_notes(world)
     _times(world, files)
+    return world
+
+
+def read_objects(files: Mapping[str, bytes], source: str = "") -> World:
+    """The API objects of a snapshot's files, without its machines. Never raises: what cannot be read becomes a note."""
+    world = World(source=source)
+    for name in sorted(files):
+        base = name.rpartition("/")[2]
+        if base.endswith(".json") and not kind_of(base) and base not in ("flows.json", "manifest.json") and b'"kind"' in files[name]:  # fmt: skip
+            _objects(world, files[name], name)
     return world
 
 

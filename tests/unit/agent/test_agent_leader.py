@@ -13,7 +13,7 @@ import pytest
 
 from glassnet.agent.cluster import configuration as controller_config
 from glassnet.agent.cluster.controller import Controller
-from glassnet.agent.cluster.leader import Leader
+from glassnet.agent.leader import Leader
 from glassnet.apiserver.local import LocalApi
 from glassnet.apiserver.server import ApiServer
 from glassnet.apiserver.store import Store

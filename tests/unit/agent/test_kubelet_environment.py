@@ -173,28 +173,6 @@ def test_hosts_line_for_line() -> None:
     )
 
 
-NODE = "search lab.example\nnameserver 192.0.2.53\noptions timeout:1\n"
-
-
-@pytest.mark.parametrize(
-    ("spec", "dns", "text"),
-    [
-        ({}, "10.32.0.10", "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.32.0.10\noptions ndots:5\n"),
-        ({}, "", NODE),
-        ({"dnsPolicy": "Default"}, "10.32.0.10", NODE),
-        ({"hostNetwork": True}, "10.32.0.10", NODE),
-        ({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": True}, "10.32.0.10",
-         "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.32.0.10\noptions ndots:5\n"),
-        ({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"], "searches": ["x"], "options": [{"name": "edns0"}]}}, "10.32.0.10",
-         "search x\nnameserver 192.0.2.1\noptions edns0\n"),
-        ({"dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}}, "10.32.0.10",
-         "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.32.0.10\noptions ndots:2\n"),
-    ],
-)  # fmt: skip
-def test_resolvers(spec: dict[str, Any], dns: str, text: str) -> None:
-    assert environment.resolv_conf(pod(c(), **spec), dns, NODE) == text
-
-
 def mount(name: str, path: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "mountPath": path, **more}
 

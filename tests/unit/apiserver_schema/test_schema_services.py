@@ -239,3 +239,54 @@ def test_no_two_services_ever_share_an_address_or_a_port(history: list[tuple[str
         ports = [port["nodePort"] for spec in specs for port in spec["ports"] if port.get("nodePort")]
         assert len(addresses) == len(set(addresses)) == sum(spec["type"] != "ExternalName" for spec in specs)
         assert len(ports) == len(set(ports)) == sum(spec["type"] in ("NodePort", "LoadBalancer") for spec in specs)
+
+
+SIX = "fd00:32::/112"
+
+
+def dual(**spec: Any) -> Obj:
+    ledger = allocator()
+    ledger.ranges([SIX])
+    return stored(ledger, service(**spec))["spec"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "families", "policy"),
+    [
+        ({}, ["IPv4"], "SingleStack"),
+        ({"ipFamilies": ["IPv6"]}, ["IPv6"], "SingleStack"),
+        ({"ipFamilyPolicy": "PreferDualStack"}, ["IPv4", "IPv6"], "PreferDualStack"),
+        ({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}, ["IPv6", "IPv4"], "RequireDualStack"),
+        ({"ipFamilies": ["IPv6", "IPv4"]}, ["IPv6", "IPv4"], "RequireDualStack"),
+        ({"clusterIPs": ["10.32.0.9", "fd00:32::9"]}, ["IPv4", "IPv6"], "RequireDualStack"),
+    ],
+)
+def test_a_dual_stack_cluster_gives_the_families_that_are_asked_for(
+    spec: Obj, families: list[str], policy: str
+) -> None:
+    found = dual(**spec)
+    assert (found["ipFamilies"], found["ipFamilyPolicy"]) == (families, policy)
+    assert [f"IPv{6 if ':' in ip else 4}" for ip in found["clusterIPs"]] == families
+    assert found["clusterIP"] == found["clusterIPs"][0]
+    assert set(spec.get("clusterIPs", ())) <= set(found["clusterIPs"])
+
+
+def test_a_single_stack_cluster_refuses_two_families_and_prefers_one() -> None:
+    found = stored(allocator(), service(ipFamilyPolicy="PreferDualStack", ipFamilies=["IPv4", "IPv6"]))["spec"]
+    assert (found["ipFamilies"], len(found["clusterIPs"])) == (["IPv4"], 1)
+    with pytest.raises(ApiError, match="not configured for dual-stack"):
+        allocator().assign(service(ipFamilyPolicy="RequireDualStack"), None)
+    with pytest.raises(ApiError, match=r"spec.ipFamilies\[0\].*not configured on this cluster"):
+        allocator().assign(service(ipFamilies=["IPv6"]), None)
+
+
+def test_a_second_address_comes_and_goes_with_the_policy() -> None:
+    ledger = allocator()
+    ledger.ranges([SIX])
+    first = stored(ledger, service())
+    more = service(ipFamilyPolicy="PreferDualStack", clusterIP=first["spec"]["clusterIP"])
+    ledger.assign(more, first)
+    assert more["spec"]["clusterIPs"][0] == first["spec"]["clusterIP"] and len(more["spec"]["clusterIPs"]) == 2
+    less = service(ipFamilyPolicy="SingleStack", clusterIP=first["spec"]["clusterIP"])
+    ledger.assign(less, more)
+    assert less["spec"]["clusterIPs"] == [first["spec"]["clusterIP"]]

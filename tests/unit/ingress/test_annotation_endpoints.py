@@ -124,6 +124,25 @@ def test_affinity_leads_back_to_the_endpoint_that_answered_first(nginx: Nginx) -
     assert seen == {"one", "two", "three"}
 
 
+def test_affinity_holds_over_reloads_while_the_endpoint_lives(of: dict[str, EchoServer], tmp_path: Path) -> None:
+    def site(*names: str) -> dict[str, Site]:
+        return {"a.test": Site({"affinity": "cookie"}, tuple(of[each].address for each in names))}
+
+    nginx = Nginx(tmp_path)
+    nginx.configure(site("one", "two"))
+    nginx.start()
+    try:
+        cookies = {answer.name: {"Cookie": answer.header("Set-Cookie")} for answer in (nginx.ask("a.test") for _ in range(40))}  # fmt: skip
+        nginx.configure(site("three", "main", "two"))
+        nginx.reload()
+        assert {nginx.ask("a.test", headers=cookies["two"]).name for _ in range(9)} == {"two"}
+        moved = nginx.ask("a.test", headers=cookies["one"])
+        assert moved.name in ("three", "main", "two")
+        assert moved.header("Set-Cookie")
+    finally:
+        nginx.stop()
+
+
 def test_affinity_replaces_a_cookie_that_names_no_endpoint(nginx: Nginx) -> None:
     answer = nginx.ask("sticky-plain.test", headers={"Cookie": "INGRESSCOOKIE=nonsense"})
     assert answer.header("Set-Cookie").split("; ", 1)[1] == "Path=/shop; Domain=test; HttpOnly; Secure"

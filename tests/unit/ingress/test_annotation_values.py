@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from glassnet.ingress import options
 from glassnet.ingress.options.reading import PREFIX
 from glassnet.ingress.options.refused import LOCKS, SNIPPETS, UNSUPPORTED_NAMES
+from glassnet.ingress.syntax import render
 from ingress_annotations import Nginx, Site, certificate
 
 _CHAIN, _KEY = certificate("fuzz.test")
@@ -133,9 +134,10 @@ def test_what_ingress_nginx_documents_is_taken(name: str, value: str) -> None:
     [
         ("proxy-body-size", "8 megabytes", "give a size"), ("proxy-read-timeout", "1m", "give seconds"), ("ssl-redirect", "yes", '"true"'),
         ("cors-allow-origin", "a.test", "give origins"), ("limit-rps", "-5", "whole number"), ("permanent-redirect", "example.com", "give a URL"),
-        ("permanent-redirect", "https://a.test$uri", "$uri is no variable"), ("canary-by-header-pattern", "(", "regular expression"),
+        ("permanent-redirect", "https://a.test/$uri", "$uri is no variable"), ("canary-by-header-pattern", "(", "regular expression"),
         ("canary-weight", "101", "at most the total"), ("proxy-busy-buffers-size", "64k", "4096 to 12288"), ("server-alias", "~^x$", "give hosts"),
-        ("affinity", "ip", "cookie"), ("custom-http-errors", "200", "400 to 599"), ("rewrite-target", "a b", "begins with /"),
+        ("permanent-redirect", "https://$args/x", "give a URL"), ("permanent-redirect", "https://a.test$args", "give a URL"),
+        ("auth-url", "http://$request_uri/x", "503"), ("affinity", "ip", "cookie"), ("custom-http-errors", "200", "400 to 599"), ("rewrite-target", "a b", "begins with /"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_left_out_and_told(name: str, value: str, says: str) -> None:
@@ -151,6 +153,15 @@ def test_a_lock_that_cannot_be_read_closes(name: str) -> None:
     read, complaints = options.read({PREFIX + name: '"; allow all'})
     assert name in read.denied
     assert "503" in complaints[0].message
+
+
+def test_a_client_does_not_choose_who_is_asked_for_its_rights() -> None:
+    read, _ = options.read({PREFIX + "auth-url": "https://$http_host/check"})
+    every = options.Objects("default", resolvers=("192.0.2.1",), hosts=("a.test", ""))
+    assert "any client" in options.resolve(read, every).denied
+    own = options.resolve(read, options.Objects("default", resolvers=("192.0.2.1",), hosts=("a.test",)))
+    spelled = options.spell(own, options.Place("default", "one", backend=options.Backend("a")), {})
+    assert "https://$host/check" in render(spelled.internal)
 
 
 @pytest.mark.parametrize("name", SNIPPETS)

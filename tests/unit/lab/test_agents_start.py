@@ -93,7 +93,7 @@ async def test_without_one_of_the_lists_nothing_starts_and_the_reason_is_told(
     async with agents_of(server(), refuse) as (agents, tasks):
         with pytest.raises(LabError, match=f"{refuse}.*no disk"):
             await agents.start()
-        assert len(tasks) == 1  # what reads, and nothing that acts
+        assert len(tasks) == 2  # what reads, for proxies and for names, and nothing that acts
         assert not agents.settled()
 
 

@@ -15,10 +15,10 @@ from aiohttp import web
 from glassnet.agent.changes import Writer
 from glassnet.agent.cluster import configuration as configs
 from glassnet.agent.cluster.configuration import ControllerConfig
-from glassnet.agent.cluster.leader import Leader, Standing
 from glassnet.agent.cluster.metrics import ControllerMetrics
 from glassnet.agent.cluster.node_conditions import NodeConditions, decode_node
 from glassnet.agent.events import EventRecorder
+from glassnet.agent.leader import Leader, Standing
 from glassnet.agent.proxy.servers import Listening
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access

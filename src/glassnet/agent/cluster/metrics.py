@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from glassnet.agent.cluster.leader import Standing
+from glassnet.agent.leader import Standing
 from glassnet.agent.proxy.metrics import CONTENT_TYPE
 
 Facts = Callable[[], tuple[Standing, dict[str, int]]]

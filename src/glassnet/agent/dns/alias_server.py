@@ -78,8 +78,10 @@ class AliasServer:
                 return reply._replace(rcode=message.SERVFAIL)
             steps.append(Resource(name, message.CNAME, self._settings.ttl, target.encode("latin-1")))
             name = target
-        if not steps:
-            return reply._replace(rcode=message.SERVFAIL)
+        if not steps:  # below a Service's name there is nothing; other names are not for us
+            while name and name not in aliases:
+                name = name.partition(".")[2]
+            return reply._replace(rcode=message.NXDOMAIN if name else message.SERVFAIL)
         if question.type not in (message.A, message.AAAA):
             return reply._replace(records=tuple(steps[:1]))
         found = await self._look_up(name, question.type, tcp)

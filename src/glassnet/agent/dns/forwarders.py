@@ -22,7 +22,8 @@ from glassnet.net.errors import KernelError
 log = logging.getLogger(__name__)
 INTERVAL = 5.0  # seconds between questions
 PATIENCE = 2.0  # seconds an upstream may take for it
-TRIES = 2  # questions in a row without an answer until it is called dead
+SLOW = 0.5  # seconds for an answer from which on another upstream is better
+TRIES = 2  # questions in a row without an answer until it is called dead, or with a late one until it is called slow
 
 State = Literal["alive", "dead", "loop"]
 
@@ -42,6 +43,7 @@ class Forwarders:
         self._netns, self._knot, self._settings, self._token = netns, knot, settings, token
         self._told, self._interval = told, interval
         self._missed: dict[Server, int] = {}
+        self._late: dict[Server, int] = {}
         self.states: dict[Server, State] = dict.fromkeys(self.servers(), "alive")
 
     def servers(self) -> tuple[Server, ...]:
@@ -68,16 +70,28 @@ class Forwarders:
         await self._knot.forward_to(self._best(settings.upstreams) if settings.upstreams else (), stubs)
 
     def _best(self, servers: tuple[Server, ...]) -> tuple[Server, ...]:
-        """Those that live, in their order; without any, whoever says SERVFAIL at once."""
-        good = tuple(each for each in servers if self.states[each] == "alive")
+        """Those that live; without any, whoever says SERVFAIL at once."""
         nobody = self._settings.alias_server
-        return good or ((nobody,) if nobody is not None else servers)
+        return self.living(servers) or ((nobody,) if nobody is not None else servers)
+
+    def living(self, servers: tuple[Server, ...]) -> tuple[Server, ...]:
+        """Those of some upstreams that live, in their order, slow ones last."""
+        return tuple(sorted((each for each in servers if self.states[each] == "alive"), key=self.slow))
+
+    def slow(self, server: Server) -> bool:
+        """Whether an upstream that lives took its time for the last answers."""
+        return self._late.get(server, 0) >= TRIES
 
     async def _ask(self, server: Server) -> State:
+        clock, before = asyncio.get_running_loop().time, self.slow(server)
+        begun = clock()
         try:
             answer = await ask(self._netns, server, CHECK_ZONE, message.TXT, PATIENCE)
         except (TimeoutError, KernelError, ValueError):
             self._missed[server] = self._missed.get(server, 0) + 1
             return "dead" if self._missed[server] >= TRIES else self.states[server]
         self._missed[server] = 0
+        self._late[server] = self._late.get(server, 0) + 1 if clock() - begun > SLOW else 0
+        if self.slow(server) != before:
+            log.warning("DNS upstream %s: %s", server, "slow, others are asked before it" if self.slow(server) else "no longer slow")  # fmt: skip
         return "loop" if any(self._token.encode() in each.data for each in answer.records) else "alive"

@@ -13,12 +13,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 from glassnet.agent.dns import control
 from glassnet.agent.dns.control import ControlError
+from glassnet.agent.placement import Place, Runner
 from glassnet.dns import knot_conf, plan
 from glassnet.dns.model import DnsSettings, Record, Server, Stub
 from glassnet.dns.plan import Operation
@@ -32,21 +31,6 @@ PROGRAM = "/usr/sbin/knotd"
 START_TIME = 20.0  # seconds a server may take until it answers its control socket
 LOOK = 1.0  # seconds between looks at the control socket
 BACKOFF = (0.0, 0.2, 1.0, 5.0)  # seconds before the first, second, … start in a row
-
-
-class Runner(Protocol):
-    """Where the server's process runs: a machine, or a pod (kernel.api.Host, kernel.api.Sandbox)."""
-
-    async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str = "/", stdin: int = -1, stdout: int = -1, stderr: int = -1, tty: bool = False
-    ) -> Process: ...  # fmt: skip
-
-
-class Place(NamedTuple):
-    """The server's directory: its path for the server, and where this process finds it."""
-
-    inside: str
-    outside: Path
 
 
 class KnotServer:

@@ -11,9 +11,10 @@ from aiohttp import web
 
 from glassnet.agent.dns.alias_server import AliasServer, Where
 from glassnet.agent.dns.forwarders import INTERVAL, Forwarders
-from glassnet.agent.dns.knot import KnotServer, Place, Runner
+from glassnet.agent.dns.knot import KnotServer
 from glassnet.agent.dns.loop import DnsLoop
 from glassnet.agent.dns.metrics import DnsMetrics, Facts
+from glassnet.agent.placement import Place, Runner
 from glassnet.dns import upstream
 from glassnet.dns.model import DnsSettings, Server
 from glassnet.dns.table import Table
@@ -51,6 +52,12 @@ class DnsPart:
         self.knot: KnotServer | None = None
         self.forwarders: Forwarders | None = None
         self.loop: DnsLoop | None = None
+        self.leaving = False
+
+    async def leave(self, seconds: float) -> None:
+        """Not ready any more, and yet answer for some seconds: for those who are still sent here."""
+        self.leaving = True
+        await asyncio.sleep(seconds)
 
     async def run(self) -> None:
         """Until cancelled; the server ends with it. Raises KernelError when its program cannot be started."""
@@ -77,13 +84,18 @@ class DnsPart:
 
     def _ask_of(self, name: str) -> tuple[Server, ...]:
         found = upstream.for_name(name, self.settings.upstreams, self.settings.stubs)
-        states = self.forwarders.states if self.forwarders is not None else {}
-        return tuple(each for each in found if states.get(each) == "alive")
+        return self.forwarders.living(found) if self.forwarders is not None else ()
 
     @property
     def ready(self) -> bool:
-        """Whether queries are answered out of complete zones."""
-        return self.loop is not None and self.loop.first_sync.is_set() and self.knot is not None and self.knot.ready
+        """Whether queries are answered out of complete zones, and will be."""
+        return (
+            not self.leaving
+            and self.loop is not None
+            and self.loop.first_sync.is_set()
+            and self.knot is not None
+            and self.knot.ready
+        )
 
     def _facts(self) -> Facts:
         knot, forwarders = self.knot, self.forwarders
@@ -105,7 +117,13 @@ class DnsPart:
                     text="ok\n"
                 )  # a server that has ended is started anew from here, not by whoever asks
             case "/readyz":
-                why = "ready" if self.ready else (self.knot.error if self.knot else "") or "zones are not complete yet"
+                why = (
+                    "ready"
+                    if self.ready
+                    else "about to end"
+                    if self.leaving
+                    else (self.knot.error if self.knot else "") or "zones are not complete yet"
+                )
                 return web.Response(status=200 if self.ready else 503, text=why + "\n")
             case "/metrics":
                 text, kind = self.metrics.render()

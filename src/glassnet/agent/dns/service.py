@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from glassnet.agent.changes import Writer
-from glassnet.agent.dns.knot import Place
 from glassnet.agent.dns.part import DnsPart
 from glassnet.agent.dns.watches import watch_names
 from glassnet.agent.events import EventRecorder
+from glassnet.agent.placement import Place
 from glassnet.agent.proxy.servers import Listening
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
@@ -30,10 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class DnsService:
-    """`run` until SIGTERM or SIGINT. `directory` is the server's own; `bind_address` is where health and metrics are, "" for nowhere."""
+    """`run` until SIGTERM or SIGINT, and `lameduck` seconds more. `directory` is the server's own; `bind_address` is where health and metrics
+    are, "" for nowhere."""
 
-    def __init__(self, access: Access, settings: DnsSettings, directory: Path, bind_address: str) -> None:
+    def __init__(
+        self, access: Access, settings: DnsSettings, directory: Path, bind_address: str, lameduck: float = 0.0
+    ) -> None:
         self._access, self._settings, self._directory, self._bind = access, settings, directory, bind_address
+        self._lameduck = lameduck
 
     async def run(self) -> str:
         """Run; the reason it ended for. Raises GlassnetError for what cannot be started."""
@@ -66,6 +70,10 @@ class DnsService:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 _first(running)
+            if ended.done() and not running.done():
+                await asyncio.wait(
+                    {running, asyncio.ensure_future(part.leave(self._lameduck))}, return_when=asyncio.FIRST_COMPLETED
+                )
             return ended.result() if ended.done() else "its work is over"
         finally:
             for task in reversed(tasks):

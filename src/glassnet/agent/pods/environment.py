@@ -1,6 +1,6 @@
 """A container's environment variables and a pod's own files, pure.
 
-Source: Kubernetes documentation, "Dependent Environment Variables", "Downward API", "Discovering services", "DNS for Services and Pods".
+Source: Kubernetes documentation, "Dependent Environment Variables", "Downward API", "Discovering services".
 """
 
 from __future__ import annotations
@@ -154,44 +154,6 @@ def hosts_file(pod: Pod, pod_ip: str, hostname: str) -> str:
         lines += ["", "# Entries added by HostAliases."]
         lines += ["\t".join((str(a.get("ip")), *(a.get("hostnames") or ()))) for a in pod.spec.host_aliases]
     return "\n".join(lines) + "\n"
-
-
-def resolv_conf(pod: Pod, cluster_dns: str, node_text: str) -> str:
-    """/etc/resolv.conf of a pod, by dnsPolicy and dnsConfig; a cluster without a DNS address leaves pods the node's resolver."""
-    policy, own = pod.spec.dns_policy, pod.spec.dns_config or {}
-    clustered = policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)
-    servers, searches, options = _resolver("" if policy == "None" else node_text)
-    if clustered and cluster_dns:
-        domains = [f"{pod.metadata.namespace}.svc.cluster.local", "svc.cluster.local", "cluster.local"]
-        servers, searches, options = [cluster_dns], [*domains, *searches], {"ndots": "5"}
-    servers += [s for s in own.get("nameservers") or () if s not in servers]
-    searches += [s for s in own.get("searches") or () if s not in searches]
-    options |= {entry["name"]: entry.get("value") for entry in own.get("options") or ()}
-    lines = [f"search {' '.join(searches)}"] if searches else []
-    lines += [f"nameserver {server}" for server in servers]
-    if options:
-        lines.append(
-            "options " + " ".join(name if value is None else f"{name}:{value}" for name, value in options.items())
-        )
-    return "\n".join(lines) + ("\n" if lines else "")
-
-
-def _resolver(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
-    """Servers, search domains and options of a resolv.conf(5)."""
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str | None] = {}
-    for line in text.splitlines():
-        match line.split():
-            case ["nameserver", server, *_]:
-                servers.append(server)
-            case ["search", *domains]:
-                searches = domains
-            case ["options", *words]:
-                for word in words:
-                    name, colon, value = word.partition(":")
-                    options[name] = value if colon else None
-    return servers, searches, options
 
 
 def mounts(container: Container, places: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from glassnet.agent.pods.volumes import Volumes
 from glassnet.agent.pods.worker import PodWorker
 from glassnet.cni.node import NodeFacts
 from glassnet.cni.runtime import PLUGIN_PATH
+from glassnet.dns import resolv_conf
 from glassnet.kernel.api import Machine, NetNs
 from glassnet.kube import kinds
 from glassnet.kube.api import Api
@@ -140,15 +141,13 @@ class Kubelet:
 
     def files(self, pod: Pod, pod_ip: str) -> dict[str, str]:
         """The files of a pod that are its own."""
-        if pod.spec.host_network:
-            return {}
-        hostname = (pod.spec.hostname or pod.metadata.name)[:63]
         node_resolv = self._read("etc/resolv.conf")
-        return {
-            "/etc/hosts": environment.hosts_file(pod, pod_ip, hostname),
-            "/etc/hostname": hostname + "\n",
-            "/etc/resolv.conf": environment.resolv_conf(pod, self._config.cluster_dns, node_resolv),
-        }
+        resolver = {"/etc/resolv.conf": resolv_conf.of_pod(pod, self._config.cluster_dns, node_resolv).text()}
+        if pod.spec.host_network:
+            return resolver
+        hostname = (pod.spec.hostname or pod.metadata.name)[:63]
+        own = {"/etc/hosts": environment.hosts_file(pod, pod_ip, hostname), "/etc/hostname": hostname + "\n"}
+        return own | resolver
 
     def _read(self, path: str) -> str:
         try:

@@ -1,12 +1,17 @@
-"""ClusterIPs and node ports: which are taken, which one a Service gets. Sources: KEP-3070 (static and dynamic bands), KEP-3668."""
+"""ClusterIPs and node ports: which are taken, which one a Service gets.
+
+Sources: KEP-3070 and KEP-3668 (static and dynamic bands), KEP-563 (dual stack), KEP-1880 (ServiceCIDR).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import chain
 from typing import Any, Protocol
 
 from glassnet.apiserver.schema.errors import FieldError, invalid, invalid_value
+from glassnet.apiserver.schema.service_spec import family_of
 from glassnet.kube import kinds
 from glassnet.net.errors import ApiError
 
@@ -30,11 +35,20 @@ class ServiceAllocator:
     def __init__(
         self, service_cidr: str, node_ports: tuple[int, int] = (30000, 32767), random: Chooser | None = None
     ) -> None:
-        self._network = IPv4Network(service_cidr)
+        self._first = service_cidr
+        self._networks: dict[str, IPv4Network | IPv6Network] = {}
+        self.ranges(())
         self._ports = node_ports
         self._random = random
         self._addresses: dict[str, str] = {}  # address -> namespace/name of the owner
         self._taken: dict[PortKey, str] = {}
+
+    def ranges(self, cidrs: Iterable[str]) -> None:
+        """Take note of what ranges ServiceCIDRs give; the cluster's first comes before them, and a family has one."""
+        self._networks = {}
+        for cidr in (self._first, *cidrs):
+            network = ip_network(cidr, strict=False)
+            self._networks.setdefault(f"IPv{network.version}", network)
 
     def reserve(self, obj: Obj) -> None:
         """Take note of what a stored Service holds."""
@@ -69,42 +83,69 @@ class ServiceAllocator:
         self._assign_ports(obj, spec, before)
 
     def _assign_address(self, obj: Obj, spec: Obj, before: Obj) -> None:
-        wanted = spec.get("clusterIP") or (spec.get("clusterIPs") or [None])[0] or before.get("clusterIP")
-        if not wanted:
-            wanted = self._free_address(obj)
-        elif wanted != "None" and self._addresses.get(wanted) != _owner(obj):
-            self._check_address(obj, wanted)
-        spec["clusterIP"], spec["clusterIPs"] = wanted, [wanted]
-        if wanted == "None" and not spec.get("selector"):
-            spec["ipFamilyPolicy"] = spec.get("ipFamilyPolicy") or "SingleStack"
+        given = spec.get("clusterIPs") or [spec.get("clusterIP") or before.get("clusterIP")]
+        if spec.get("clusterIP"):
+            given = [spec["clusterIP"], *given[1:]]
+        if given[0] == "None":
+            spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
+            if not spec.get("selector"):
+                spec["ipFamilyPolicy"] = spec.get("ipFamilyPolicy") or "SingleStack"
+            return
+        held = {family_of(address): address for address in before.get("clusterIPs") or () if address != "None"}
+        families = spec["ipFamilies"] = self._families(obj, spec)
+        wanted = given + [None] * (len(families) - len(given))
+        found = []
+        for family, address in zip(families, wanted, strict=False):
+            address = address or held.get(family) or self._free_address(self._networks[family])
+            if self._addresses.get(address) != _owner(obj):
+                self._check_address(obj, address, self._networks[family])
+            found.append(address)
+        spec["clusterIP"], spec["clusterIPs"] = found[0], found
 
-    def _check_address(self, obj: Obj, address: str) -> None:
+    def _families(self, obj: Obj, spec: Obj) -> list[str]:
+        """The families that a Service has addresses of: those it names, and by its policy the other one too. Raises ApiError 422."""
+        policy, families = spec.get("ipFamilyPolicy", "SingleStack"), list(spec.get("ipFamilies") or ["IPv4"])
+        if policy == "RequireDualStack" and len(self._networks) == 1:
+            raise _refuse(
+                obj,
+                invalid_value("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services"),
+            )
+        if policy == "SingleStack":
+            families = families[:1]
+        elif len(families) == 1:
+            families += [family for family in self._networks if family not in families]
+        for index, family in enumerate(families):
+            if family not in self._networks and not (index and policy == "PreferDualStack"):
+                raise _refuse(obj, invalid_value(f"spec.ipFamilies[{index}]", family, "not configured on this cluster"))
+        return [family for family in families if family in self._networks]
+
+    def _check_address(self, obj: Obj, address: str, network: IPv4Network | IPv6Network) -> None:
         shown = [address]
-        if ip_address(address) not in self._network or address in (str(self._network[0]), str(self._network[-1])):
-            why = f"failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {self._network}"
+        if ip_address(address) not in network or address in (str(network[0]), str(network[-1])):
+            why = f"failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {network}"
         elif address in self._addresses:
             why = f"failed to allocate IP {address}: provided IP is already allocated"
         else:
             return
         raise _refuse(obj, invalid_value("spec.clusterIPs", shown, why))
 
-    def _free_address(self, obj: Obj) -> str:
+    def _free_address(self, network: IPv4Network | IPv6Network) -> str:
         """A random free address of the upper, dynamic band; of the lower one when that is full."""
-        first, last = int(self._network[1]), int(self._network[-2])
+        first, last = int(network[1]), int(network[-2])
         size = last - first + 1
         offset = min(max(16, size // 16), 256) if size > 16 else 0
         for low, high in ((first + offset, last), (first, first + offset - 1)):
             if high < low:
                 continue
             start = self._start(low, high)
-            for number in (*range(start, high + 1), *range(low, start)):
-                address = str(IPv4Address(number))
+            for number in chain(range(start, high + 1), range(low, start)):
+                address = str(network[number - int(network[0])])
                 if address not in self._addresses:
                     return address
         raise ApiError(
             500,
             "InternalError",
-            f"failed to allocate a serviceIP: range is full: every address of {self._network} is a Service's",
+            f"failed to allocate a serviceIP: range is full: every address of {network} is a Service's",
         )
 
     def _assign_ports(self, obj: Obj, spec: Obj, before: Obj) -> None:

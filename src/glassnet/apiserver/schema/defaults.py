@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+from glassnet.apiserver.schema.service_spec import family_of
 from glassnet.apiserver.schema.types import Schema
 from glassnet.kube import kinds
 from glassnet.kube.kinds import RBAC, Kind
@@ -197,7 +198,10 @@ def _service(obj: Obj) -> None:
     elif spec["sessionAffinity"] == "None":
         spec.pop("sessionAffinityConfig", None)
     if kind != "ExternalName":
-        _fill(spec, internalTrafficPolicy="Cluster", ipFamilies=["IPv4"], ipFamilyPolicy="SingleStack")
+        ips = [ip for ip in spec.get("clusterIPs") or (spec.get("clusterIP"),) if ip and ip != "None"]
+        families = spec.get("ipFamilies") or [family_of(ip) for ip in ips] or ["IPv4"]
+        policy = "RequireDualStack" if max(len(families), len(ips)) > 1 else "SingleStack"
+        _fill(spec, internalTrafficPolicy="Cluster", ipFamilies=families, ipFamilyPolicy=policy)
     if external or spec.get("externalIPs"):
         _fill(spec, externalTrafficPolicy="Cluster")
     if kind == "LoadBalancer":

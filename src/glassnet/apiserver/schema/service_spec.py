@@ -26,6 +26,11 @@ def needs_health_port(spec: Obj) -> bool:
     return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
 
 
+def family_of(address: object) -> str:
+    """IPv4 or IPv6; what is no address counts as IPv4."""
+    return "IPv6" if ":" in str(address) else "IPv4"
+
+
 def normalize(new: Obj, old: Obj | None) -> None:
     """In place: tie clusterIP to clusterIPs; on update take over what was allocated and drop what the new type has no use for."""
     after, before = new.setdefault("spec", {}), (old or {}).get("spec") or {}

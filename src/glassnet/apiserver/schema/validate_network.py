@@ -8,6 +8,7 @@ from typing import Any
 
 from glassnet.apiserver.schema import rules
 from glassnet.apiserver.schema.errors import FieldError, duplicate, forbidden, invalid_value, not_supported, required
+from glassnet.apiserver.schema.service_spec import family_of
 
 Obj = dict[str, Any]
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -41,6 +42,12 @@ def service(obj: Obj) -> Iterator[FieldError]:
             yield forbidden("spec.clusterIPs", "may not be set for ExternalName services")
     elif spec.get("clusterIP") not in (None, "", "None"):
         yield from rules.ip_address(spec["clusterIP"], "spec.clusterIPs[0]")
+        for index, address in enumerate(spec.get("clusterIPs") or ()):
+            yield from rules.ip_address(address, f"spec.clusterIPs[{index}]") if index else ()
+            if family_of(address) in map(family_of, spec["clusterIPs"][:index]):
+                yield invalid_value(
+                    "spec.clusterIPs", spec["clusterIPs"], "may specify no more than one IP for each IP family"
+                )
     if headless and kind in ("NodePort", "LoadBalancer"):
         yield invalid_value("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
     yield from _families(spec, str(kind))

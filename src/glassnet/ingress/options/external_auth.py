@@ -11,11 +11,13 @@ from glassnet.ingress.options.headers import TOKEN, named
 from glassnet.ingress.options.objects import Objects
 from glassnet.ingress.options.place import Draft
 from glassnet.ingress.options.reading import Reader
-from glassnet.ingress.options.redirects import URL, check_variables
+from glassnet.ingress.options.redirects import check_variables, host_part, url
 from glassnet.ingress.syntax import Directive, block, directive, value
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE")
 _ADDRESS = re.compile(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]")
+_NAMES = {**variables.REQUEST, "http_host": "$host", "best_http_host": "$host"}
+"""Without the port that the client names: who is asked is not his to choose."""
 
 
 class ExternalAuth(NamedTuple):
@@ -36,13 +38,12 @@ class ExternalAuth(NamedTuple):
 def read(annotations: Reader) -> ExternalAuth:
     """The family's annotations. A URL that does not do lets nobody in."""
     would = "give a URL such as http://auth.default.svc.cluster.local/check"
-    url = annotations.match("auth-url", URL, would, closes=True)
-    signin = annotations.match("auth-signin", URL, "give a URL such as https://auth.example/start")
+    asked = url(annotations, "auth-url", would, closes=True)
+    signin = url(annotations, "auth-signin", "give a URL such as https://auth.example/start")
     redirect = annotations.match("auth-request-redirect", r"[A-Za-z0-9._~%!$&'()*+,;=:@/?{}-]+", "give a URL or a path")
-    for name, text in (("auth-url", url), ("auth-signin", signin), ("auth-request-redirect", redirect)):
-        check_variables(annotations, name, text)
+    check_variables(annotations, "auth-request-redirect", redirect)
     return ExternalAuth(
-        url,
+        asked,
         annotations.choice("auth-method", METHODS),
         signin,
         annotations.match("auth-signin-redirect-param", r"[A-Za-z0-9._~-]+", "give the name of an argument", "rd"),
@@ -57,7 +58,11 @@ def resolve(auth: ExternalAuth, objects: Objects) -> ExternalAuth:
     """The headers of a ConfigMap, and the name servers if the URL has a name."""
     if not auth.url:
         return auth
-    name = re.sub(r":\d+$", "", re.split(r"[/?#]", auth.url.split("//", 1)[1], maxsplit=1)[0])
+    name = re.sub(r":\d+$", "", host_part(auth.url))
+    if "$" in name and "" in objects.hosts:
+        objects.complain(
+            "auth-url", "with a rule without host any client could choose who is asked: name the host", closes=True
+        )
     if _ADDRESS.fullmatch(name):
         resolvers: tuple[str, ...] = ()
     else:
@@ -90,10 +95,8 @@ def spell(auth: ExternalAuth, draft: Draft) -> None:
 
 def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
     """The host of the request to the other server is that of its URL."""
-    host = auth.url.split("//", 1)[1]
-    host = re.split(r"[/?#]", host, maxsplit=1)[0]
     headers = {
-        "Host": variables.expand(host),
+        "Host": variables.expand(host_part(auth.url), _NAMES),
         "Content-Length": "",
         "Connection": "",
         "X-Forwarded-Proto": "",
@@ -120,7 +123,7 @@ def _asks(auth: ExternalAuth, one: str) -> list[Directive]:
     if auth.resolvers:
         of.append(directive("resolver_timeout", "5s"))  # the http block says who is asked
     # a variable in the URL: names are looked up when asked, hence one that cannot be found fails this Ingress alone
-    of.append(directive("set", f"$auth_{one}_url", variables.expand(auth.url)))
+    of.append(directive("set", f"$auth_{one}_url", variables.expand(auth.url, _NAMES)))
     of.append(directive("proxy_pass", f"$auth_{one}_url"))
     return of
 

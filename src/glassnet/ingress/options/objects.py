@@ -13,7 +13,7 @@ _NOTHING: Mapping[str, Mapping[str, bytes]] = MappingProxyType({})
 class Objects:
     """What an Ingress' options may look at: Secrets and ConfigMaps of its namespace, by name, with their decoded values.
 
-    `resolvers` are addresses of name servers. `files` and `complaints` fill up while options take what they need; `denied` says why nobody
+    `resolvers` are addresses of name servers, `hosts` those of the Ingress' rules ("" for all others). `files` and `complaints` fill up while options take what they need; `denied` says why nobody
     may be let in. The names of files are relative to the directory of nginx.conf.
     """
 
@@ -23,8 +23,9 @@ class Objects:
         secrets: Mapping[str, Mapping[str, bytes]] = _NOTHING,
         config_maps: Mapping[str, Mapping[str, bytes]] = _NOTHING,
         resolvers: tuple[str, ...] = (),
+        hosts: tuple[str, ...] = (),
     ) -> None:
-        self.namespace, self.resolvers = namespace, resolvers
+        self.namespace, self.resolvers, self.hosts = namespace, resolvers, hosts
         self._secrets, self._config_maps = secrets, config_maps
         self.files: dict[str, bytes] = {}
         self.complaints: list[Complaint] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from glassnet.ingress.headers import SCHEME
@@ -12,6 +13,7 @@ from glassnet.ingress.syntax import Directive, block, directive, value
 
 URL = r"https?://(?:[A-Za-z0-9._-]|\$\{?\w+\}?|\[[0-9A-Fa-f:.]+\])+(?::[0-9]{1,5})?(?:[/?#][A-Za-z0-9._~%!$&'()*+,;=:@/?#{}-]*|\$[\w$]*)?"
 """A URL whose host and rest may name variables."""
+_HOSTS = frozenset({"host", "http_host", "best_http_host", "server_name"})
 
 
 class Redirects(NamedTuple):
@@ -30,12 +32,10 @@ class Redirects(NamedTuple):
 def read(annotations: Reader) -> Redirects:
     """The family's annotations. temporal-redirect wins over permanent-redirect, as in ingress-nginx."""
     would = "give a URL such as https://example.com$request_uri"
-    permanent = annotations.match("permanent-redirect", URL, would)
-    temporal = annotations.match("temporal-redirect", URL, would)
+    permanent = url(annotations, "permanent-redirect", would)
+    temporal = url(annotations, "temporal-redirect", would)
     permanent_code = annotations.number("permanent-redirect-code", 300, 308, 301)
     temporal_code = annotations.number("temporal-redirect-code", 300, 308, 302)
-    for name, text in (("permanent-redirect", permanent), ("temporal-redirect", temporal)):
-        check_variables(annotations, name, text)
     ssl = annotations.flag("ssl-redirect") if annotations.has("ssl-redirect") else None
     header = r"[A-Za-z0-9._~%!$&'()*+,;=:@/?\[\]-]+"
     return Redirects(
@@ -48,6 +48,24 @@ def read(annotations: Reader) -> Redirects:
         annotations.match("proxy-redirect-to", header, "give a URL"),
         annotations.flag("relative-redirects"),
     )
+
+
+def url(annotations: Reader, name: str, would: str, *, closes: bool = False) -> str:
+    """A URL with variables; in its host only those of the request's host, lest a client choose where to."""
+
+    def of(text: str) -> str:
+        if not re.fullmatch(URL, text) or not host_part(text) or not variables.used(host_part(text)) <= _HOSTS:
+            raise ValueError(text)
+        return text
+
+    text = annotations.take(name, of, "", would, closes=closes)
+    check_variables(annotations, name, text)
+    return text
+
+
+def host_part(text: str) -> str:
+    """Host and port of a URL. A variable that begins with / or ? may follow without one of them."""
+    return re.split(r"[/?#]|\$\{?(?:request_uri|is_args)\b", text.partition("//")[2], maxsplit=1)[0]
 
 
 def check_variables(annotations: Reader, name: str, text: str) -> None:

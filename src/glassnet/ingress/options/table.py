@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from glassnet.ingress.options import (
@@ -125,6 +126,15 @@ def spell(options: Options, place: Place, base: Mapping[str, str]) -> Spelled:
     """
     if options.denied:
         return Spelled((directive("return", 503, comment=f"closed: {options.denied}"),))
+    if not options.affinity.on:
+        place = place._replace(
+            path="/"
+        )  # only a cookie tells paths apart: all of an Ingress's that lead to one Service are spelled once
+    return _spell(options, place, tuple(base.items()))
+
+
+@lru_cache(1 << 14)
+def _spell(options: Options, place: Place, base: tuple[tuple[str, str], ...]) -> Spelled:
     draft = Draft(place)
     module = options.protocol.module
     rewrite.spell(options.rewrite, draft)
@@ -142,7 +152,7 @@ def spell(options: Options, place: Place, base: Mapping[str, str]) -> Spelled:
         affinity.spell(options.affinity, draft)
         errors.spell(options.errors, draft, module, bool(options.external_auth.signin))
         protocol.spell(options.protocol, draft)
-        headers.directives(draft, module, base)
+        headers.directives(draft, module, dict(base))
     elif place.errors:
         draft.last = errors.answer(draft, 503)
     else:

@@ -47,6 +47,11 @@ def unknown(text: str, names: Mapping[str, str] = REQUEST) -> list[str]:
     return [found[1] or found[2] for found in _NAMED.finditer(text) if (found[1] or found[2]) not in names]
 
 
+def used(text: str) -> frozenset[str]:
+    """Names of all variables in `text`, whether there are such or not."""
+    return frozenset(found[1] or found[2] for found in _NAMED.finditer(text))
+
+
 def expand(text: str, names: Mapping[str, str] = REQUEST) -> str:
     """An argument for NGINX: variables of `names` are replaced by what stands there, all else comes out as it is."""
     return _split(text, _NAMED, lambda found: names.get(found[1] or found[2]))

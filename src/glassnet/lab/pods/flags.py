@@ -12,7 +12,7 @@ _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
-Value = int | str | bool
+Value = int | str | bool | tuple[str, ...]
 
 
 class FlagError(ValueError):
@@ -27,7 +27,8 @@ class Flags(NamedTuple):
 
     def number(self, name: str) -> int:
         """An int flag's value."""
-        return int(self.values[name])
+        value = self.values[name]
+        return value if isinstance(value, int) else 0
 
     def word(self, name: str) -> str:
         """A string flag's value."""
@@ -36,6 +37,11 @@ class Flags(NamedTuple):
     def on(self, name: str) -> bool:
         """A bool flag's value."""
         return bool(self.values[name])
+
+    def many(self, name: str) -> tuple[str, ...]:
+        """The values of a flag that may be given more than once (its default is a tuple)."""
+        value = self.values[name]
+        return value if isinstance(value, tuple) else ()
 
 
 def parse_flags(args: Sequence[str], defaults: Mapping[str, Value]) -> Flags:
@@ -63,7 +69,8 @@ def parse_flags(args: Sequence[str], defaults: Mapping[str, Value]) -> Flags:
                 value = words.pop(0)
             else:
                 raise FlagError(f"flag needs an argument: --{name}")
-        values[name] = _typed(name, value, defaults[name])
+        given = values[name]
+        values[name] = (*given, value) if isinstance(given, tuple) else _typed(name, value, defaults[name])
     return Flags(values, tuple(rest))
 
 

@@ -114,8 +114,17 @@ class StandIn:
     sctp: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A part of glassnet, by the words of its command, that works in the lab's own process."""
+
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+
+
 Program = (
     Run
+    | Own
     | Pause
     | Refuse
     | Nginx
@@ -348,6 +357,17 @@ def _hpa_example(args: Sequence[str], env: Env) -> Program:
     return FixedText("OK!", 80)
 
 
+IN_PROCESS = (("dns", "serve"),)
+"""Commands of glassnet that work in the lab's own process when they are a container's `args`."""
+
+
+def _glassnet(args: Sequence[str], env: Env) -> Program:
+    for words in IN_PROCESS:
+        if tuple(args[: len(words)]) == words:
+            return Own(words, tuple(args[len(words) :]))
+    return Run(("glassnet", *args))
+
+
 _SHELL = Tools()
 _IMAGES: Mapping[str, Image | Tools] = {
     "nginx": Image(("nginx",), _nginx, bare=True),
@@ -365,6 +385,7 @@ _IMAGES: Mapping[str, Image | Tools] = {
     "echoserver": Image((), _echo_server(8080)),
     "echo-server": Image((), _echo_server(8080)),
     "serve_hostname": Image(("serve_hostname",), lambda args, env: _agnhost(["serve-hostname", *args], env)),
+    "glassnet": Image((), _glassnet),
     "busybox": _SHELL,
     "alpine": _SHELL,
     "bash": Tools(("bash",)),

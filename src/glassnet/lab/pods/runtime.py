@@ -6,9 +6,11 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from glassnet.kernel.api import Machine
 from glassnet.kube.types import Container, Pod
+from glassnet.lab.pods.hosted import Parts
 from glassnet.lab.pods.images import stand_in_text
 from glassnet.lab.pods.logs import BUILT_IN_LIMIT, PROCESS_LIMIT
 from glassnet.lab.pods.sandbox import ContainerLogs, LabPod, Makings
@@ -41,10 +43,12 @@ class LabRuntime:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         process_log_limit: int = PROCESS_LIMIT,
         built_in_log_limit: int = BUILT_IN_LIMIT,
+        parts: Parts = MappingProxyType({}),
     ) -> None:
-        """`random` gives n random bytes, `now` an aware time; the limits are bytes of log per container."""
+        """`random` gives n random bytes, `now` an aware time; the limits are bytes of log per container; `parts` are the commands of glassnet
+        that work in this process."""
         self._node = node_name
-        self._makings = Makings(machine, random, now, process_log_limit, built_in_log_limit)
+        self._makings = Makings(machine, random, now, process_log_limit, built_in_log_limit, parts)
         self._records: dict[str, Record] = {}
 
     async def sandbox(self, pod: Pod, files: Mapping[str, str]) -> LabPod:

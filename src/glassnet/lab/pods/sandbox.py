@@ -16,6 +16,7 @@ from glassnet.kube.types import Container
 from glassnet.lab.pods import images
 from glassnet.lab.pods.calls import open_stream, run
 from glassnet.lab.pods.environment import expand, pack, process_env, unpack
+from glassnet.lab.pods.hosted import Hosted, Parts
 from glassnet.lab.pods.logs import LogRing
 from glassnet.lab.pods.processes import ContainerStartError, ProcessContainer, start_process
 from glassnet.lab.pods.servers import BuiltIn
@@ -32,7 +33,7 @@ class Instance:
     def __init__(
         self, container: Container, env: Mapping[str, str], mounts: Mapping[str, tuple[str, bool]], stand_in: bool
     ) -> None:
-        self.running: BuiltIn | ProcessContainer | None = None
+        self.running: BuiltIn | Hosted | ProcessContainer | None = None
         self.env, self.cwd, self.mounts = pack(env), container.working_dir or "/", mounts
         self.stdin, self.stdin_once = container.stdin, container.stdin_once
         self.stand_in = stand_in
@@ -54,9 +55,9 @@ class ContainerLogs:
 
 
 class Makings:
-    """What all sandboxes of one runtime share: sources of ids and time, and how much log to keep."""
+    """What all sandboxes of one runtime share: sources of ids and time, how much log to keep, parts of glassnet that pods may run."""
 
-    __slots__ = ("built_in_limit", "machine", "now", "process_limit", "random")
+    __slots__ = ("built_in_limit", "machine", "now", "parts", "process_limit", "random")
 
     def __init__(
         self,
@@ -65,8 +66,9 @@ class Makings:
         now: Callable[[], datetime],
         process_limit: int,
         built_in_limit: int,
+        parts: Parts,
     ) -> None:
-        self.machine, self.random, self.now = machine, random, now
+        self.machine, self.random, self.now, self.parts = machine, random, now, parts
         self.process_limit, self.built_in_limit = process_limit, built_in_limit
 
 
@@ -126,7 +128,7 @@ class LabPod:
 
     async def start(
         self, container: Container, env: Mapping[str, str], mounts: Mapping[str, str], attempt: int
-    ) -> BuiltIn | ProcessContainer:
+    ) -> BuiltIn | Hosted | ProcessContainer:
         """See PodSandbox.start; `$(NAME)` in command and args is expanded here. `attempt` changes nothing: each start is a new
         container with a log of its own, the log before it is kept. Raises ContainerStartError."""
         self._must_be_there()
@@ -141,6 +143,8 @@ class LabPod:
         try:
             if isinstance(program, images.Run):
                 instance.running = await self._start_process(program, container, instance, id)
+            elif isinstance(program, images.Own):
+                instance.running = self._start_own(program, container, instance, id)
             else:
                 instance.running = await self._start_built_in(program, container, instance, id)
         except OSError as error:  # the namespaces went meanwhile, or descriptors have run out
@@ -164,19 +168,31 @@ class LabPod:
         logs.current = LogRing(limit)
         return logs.current
 
-    async def _start_built_in(
-        self, program: images.Program, container: Container, instance: Instance, id: str
-    ) -> BuiltIn:
+    def _place(self, container: Container, instance: Instance) -> Surroundings:
         log = self._new_log(container.name, self._makings.built_in_limit)
         root = self._makings.machine.root
         volumes = {path: root / source.lstrip("/") for path, (source, _) in instance.mounts.items()}
-        place = Surroundings(
+        return Surroundings(
             self.identity, container.name, container.image, self._kernel, log, self._makings.now, volumes or _NO_VOLUMES
         )
+
+    async def _start_built_in(
+        self, program: images.Program, container: Container, instance: Instance, id: str
+    ) -> BuiltIn:
         delay = program.delay_shutdown if isinstance(program, images.Netexec) else 0
-        server = BuiltIn(id, place, delay)
+        server = BuiltIn(id, self._place(container, instance), delay)
         await server.start(program)
         return server
+
+    def _start_own(self, program: images.Own, container: Container, instance: Instance, id: str) -> Hosted:
+        part = self._makings.parts.get(program.command)
+        if part is None:
+            words = " ".join(program.command)
+            raise ContainerStartError(
+                f"`glassnet {words}` does not work in the process of this lab; as `command` it is a process of its own"
+            )
+        place = self._place(container, instance)
+        return Hosted(id, place, part(place, program.args))
 
     async def _start_process(
         self, program: images.Run, container: Container, instance: Instance, id: str
