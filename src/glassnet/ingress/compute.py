@@ -56,14 +56,32 @@ def _servers(
             servers[name] = main._replace(host=name, aliases=(), certificate=certificates.of(name), like=like)
     _add_www(servers, certificates, everything)
     _pass_through(servers, everything, settings)
+    copies, problems = _add_certificates(servers, hosts, certificates, settings)
+    copied, late = _with_others(servers, copies, settings)
+    return copied, [*problems, *late]
+
+
+def _size(server: Server) -> int:
+    return len(server.locations) + (server.default is not None)
+
+
+def _add_certificates(
+    servers: dict[str, Server], hosts: Hosts, certificates: Certificates, settings: Settings
+) -> tuple[int, list[Problem]]:
+    """A server for every host of a certificate that would else be served with another: it has copies of the locations. Their number."""
     known = {name for each in servers.values() for name in (each.host, *each.aliases)}
+    copies, problems = 0, []
     for name in sorted(certificates.by_host.keys() - known):
         above = paths.parent(name)
-        like = above if above in hosts.by_name else ""
+        like = servers[above if above in hosts.by_name else ""]
         if above in known and certificates.of(name) == certificates.of(above):
             continue  # the wildcard's server has that certificate
-        servers[name] = servers[like]._replace(host=name, aliases=(), certificate=certificates.of(name), like=like, tls=True)  # fmt: skip
-    return _with_others(servers, settings)
+        copies += _size(like)
+        if copies > settings.copies:
+            problems.append(Problem("Ingress", certificates.owners[name], "TooManyCertificates", f"host {name} of spec.tls has no rule of its own, and its copies of the rules without host would be more than {settings.copies} locations: it has the default certificate"))  # fmt: skip
+            continue
+        servers[name] = like._replace(host=name, aliases=(), certificate=certificates.of(name), like=like.host, tls=True)  # fmt: skip
+    return copies, problems
 
 
 def _server(name: str, host: Host, certificates: Certificates) -> Server:
@@ -120,14 +138,16 @@ def _pass_through(servers: dict[str, Server], everything: Iterable[Taken], setti
                 servers[host] = server._replace(passthrough=root.backend)
 
 
-def _with_others(servers: dict[str, Server], settings: Settings) -> tuple[tuple[Server, ...], list[Problem]]:
+def _with_others(
+    servers: dict[str, Server], copies: int, settings: Settings
+) -> tuple[tuple[Server, ...], list[Problem]]:
     """Wildcards' servers told to serve names of more labels as the server of all others does: each needs a copy of that one's locations."""
     every = servers[""]
-    copies, problems, out = 0, [], []
+    problems, out = [], []
     for name in sorted(servers):
         server = servers[name]
         if server.deep:
-            copies += len(every.locations) + (every.default is not None)
+            copies += _size(every)
             server = server._replace(others=copies <= settings.copies)
             if not server.others:
                 key = server.ingresses[0][0] if server.ingresses else Key("", "")

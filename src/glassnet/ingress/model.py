@@ -49,7 +49,7 @@ class Settings(NamedTuple):
     user: str = ""
     modules: tuple[str, ...] = ()
     keepalive: int = 32
-    copies: int = 20_000
+    copies: int = 5_000
     left_out: frozenset[Key] = frozenset()
 
 

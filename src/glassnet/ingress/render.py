@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from glassnet.ingress import defaults, order
 from glassnet.ingress.model import Location, Server, Settings, Site, Source, Upstream
-from glassnet.ingress.options import Spelled, passthrough, redirects
+from glassnet.ingress.options import NONE, Spelled, passthrough, redirects
 from glassnet.ingress.options.passthrough import Passthrough
 from glassnet.ingress.options.variables import key
 from glassnet.ingress.spelling import EXTERNAL
@@ -18,6 +18,7 @@ from glassnet.net.address import with_port
 CONF = "nginx.conf"
 OTHERS = "others:"
 """What a request's path begins with while it looks for the copies of the locations for all other hosts: no path of a client does."""
+_JUMP, _GO = "@others", directive("return", 418)
 _TERMINATOR, _THROUGH = "unix:tls.sock", "unix:through.sock"
 
 
@@ -133,6 +134,9 @@ class _Writer:
         of += dict.fromkeys(each for one in server.spelled.values() for each in one.server)
         of += dict.fromkeys(each for one in (*server.spelled.values(), *(self._every.spelled.values() if copies else ())) for each in one.internal)  # fmt: skip
         of += self._locations(server)
+        if any(step == _GO for each in copies for step in each.block or ()):
+            to = directive("proxy_pass", "http://$glassnet_upstream$request_uri")
+            of += [directive("error_page", 418, "=", _JUMP), block("location", _JUMP, of=[to])]
         of += copies
         return block("server", of=of, comment=_title(server))
 
@@ -166,12 +170,15 @@ class _Writer:
         if not server.spelled:
             return
         back = directive("rewrite", f"(?s)^{OTHERS}(.*)$", "$1")
-        first = [back, *dict.fromkeys(each for one in server.spelled.values() for each in one.server)]
+        every = dict.fromkeys(each for one in server.spelled.values() for each in one.server)
         for match in order.matches(server.locations):
             location = match.location or server.default or self._site.default
             of = [directive("return", 404)]
             if location is not None:
-                of = [*first, *_unrouted(_directives(location, server.spelled)), directive("break")]
+                of = _directives(location, server.spelled)
+                plain = not every and location.options == NONE
+                # Options look at the path: it is put back. Without any there is no need to, and a pattern for each is dear to compile.
+                of = list(_jumping(of)) if plain else [back, *every, *_unrouted(of), directive("break")]
             pattern = match.pattern
             pattern = f"^{OTHERS}" + pattern.removeprefix("^") if match.modifier == "~" else OTHERS + pattern
             yield block("location", *([match.modifier] if match.modifier else []), pattern, of=of, comment=f"{_about(location)} (all other hosts)")  # fmt: skip
@@ -202,6 +209,16 @@ def _unrouted(of: Iterable[Directive]) -> Iterator[Directive]:
     for each in every:
         if each.name == "proxy_pass" and not rewrites:
             yield each._replace(args=(each.args[0] + "$request_uri",))
+        else:
+            yield each
+
+
+def _jumping(of: Iterable[Directive]) -> Iterator[Directive]:
+    """The same for a location without options, by one location for all: a proxy_pass with variables has a TLS context, which is dear."""
+    for each in of:
+        if each.name == "proxy_pass":
+            yield directive("set", "$glassnet_upstream", each.args[0].removeprefix("http://"))
+            yield _GO
         else:
             yield each
 

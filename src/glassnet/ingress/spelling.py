@@ -7,7 +7,7 @@ from glassnet.ingress.backends import Backends
 from glassnet.ingress.model import Backend, Location, PathType, Problem, Server, Source
 from glassnet.ingress.options import Options, Spelled
 from glassnet.ingress.options.variables import key
-from glassnet.ingress.syntax import Unwritable, directive, render
+from glassnet.ingress.syntax import Unwritable, check, directive
 from glassnet.kube.view import Key
 from glassnet.net.address import with_port
 
@@ -60,7 +60,7 @@ class Spelling:
         """The same if it can be written down; else a location that is closed, and a problem."""
         try:
             for each in spelled:
-                render(each)
+                check(each)
         except Unwritable as error:
             self.problems[Problem("Ingress", source.ingress, "Unwritable", f"{source.field}: {error}; the path answers 503")] = None  # fmt: skip
             return Spelled((directive("return", 503),))

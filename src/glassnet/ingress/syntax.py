@@ -70,6 +70,15 @@ def word(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def check(directives: Iterable[Directive]) -> None:
+    """Raises Unwritable for directives that `render` could not write."""
+    for each in directives:
+        for text in each.args:
+            word(text)
+        if each.block:
+            check(each.block)
+
+
 def render(directives: Iterable[Directive], indent: int = 0) -> str:
     """The text of directives. Raises Unwritable."""
     out: list[str] = []

@@ -12,12 +12,12 @@ from glassnet.kube.view import Key, View
 
 
 class Certificates:
-    """Certificates by host. Ingresses are added oldest first. `by_host` has names of certificates, "" for the default one."""
+    """Certificates by host. Ingresses are added oldest first. `by_host` has names of certificates, "" for the default one; `owners` whose."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._default = ""
-        self._owners: dict[str, Key] = {}
+        self.owners: dict[str, Key] = {}
         self.by_host: dict[str, str] = {}
         self.used: dict[str, Certificate] = {}
 
@@ -82,11 +82,11 @@ class Certificates:
                 f"spec.tls[{number}]: the controller has a default certificate of its own, Secret {self._default}",
             )
         elif host not in self.by_host:
-            self.by_host[host], self._owners[host] = name, taken.key
-        elif name and name != self.by_host[host] and self._owners[host] != taken.key:
+            self.by_host[host], self.owners[host] = name, taken.key
+        elif name and name != self.by_host[host] and self.owners[host] != taken.key:
             if not self.by_host[
                 host
             ]:  # the older Ingress asks for no certificate of its own, or has none that can be used
-                self.by_host[host], self._owners[host] = name, taken.key
+                self.by_host[host], self.owners[host] = name, taken.key
                 return
-            taken.wrong("Conflict", f"spec.tls[{number}]: the certificate of host {host or '*'} is that of the older Ingress {self._owners[host]}, which keeps it")  # fmt: skip
+            taken.wrong("Conflict", f"spec.tls[{number}]: the certificate of host {host or '*'} is that of the older Ingress {self.owners[host]}, which keeps it")  # fmt: skip

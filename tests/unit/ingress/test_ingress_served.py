@@ -272,3 +272,9 @@ def test_the_default_certificate_of_the_controller_stays() -> None:
         "Secret",
         "BadCertificate",
     )
+
+
+def test_a_request_to_a_deeper_name_comes_as_it_was(world: tuple[Site, Nginx]) -> None:
+    answer = world[1].ask("a.b.w.test", "/every//x%2F?q", "POST", body="text", headers={"X-Own": "1"})
+    assert (answer.status, answer.got["method"], answer.got["body"], answer.got["target"]) == (200, "POST", "text", "/every//x%2F?q")  # fmt: skip
+    assert (answer.got["headers"]["Host"], answer.got["headers"]["X-Own"]) == ("a.b.w.test", "1")
