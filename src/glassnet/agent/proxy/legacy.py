@@ -92,13 +92,13 @@ class LegacyWriter:
         chains = whole_chains(text) if self._failures < MOST_FAILURES else None
         if chains is None:
             return False
-        await self._settled()
         try:
             pieces = await self._made(chains)
             self._open()
         except (GlassnetError, OSError) as error:
             self._refused(error)
             return False
+        await self._settled()
         committed = asyncio.get_running_loop().create_future()
         tell = _teller(committed)
         self._work = asyncio.ensure_future(asyncio.to_thread(self._write, pieces, tell))
@@ -151,20 +151,26 @@ class LegacyWriter:
                     return False
                 info = self._table.info()
                 if self._lock.heard() or info != self._info:
-                    self._known = None
-                known = self._known or Table(self._table.read(info), self._layout, ROOM)
-                self._known = None  # until the kernel has taken what becomes of it
+                    self._forget()
+                known = self._known = self._known or Table(self._table.read(info), self._layout, ROOM)
                 edits = known.splice({n: p for n, p in pieces.items() if p is not None or n in known})
                 counters = self._table.replace(info, known.buffer, known.entries)
                 self._info = Info(info.hooks, info.places, known.entries, known.size)
-                self._known, self._failures = known, 0
+                self._failures = 0
                 tell()
                 with contextlib.suppress(KernelError):  # the rules stand; counters begin at zero
-                    self._table.add_counters(legacy.carried(counters, edits))
+                    self._table.add_counters(known.carried(counters, edits))
+                known.tidy()
                 return True
         except (ParseError, KernelError) as error:
+            self._forget()  # it is not what the kernel has
             self._refused(error)
             return False
+
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known.drop()
+        self._known = self._info = None
 
     def _refused(self, error: Exception) -> None:
         """The tool does it, or says better what is wrong; after some such changes in a row it does all."""
@@ -189,7 +195,8 @@ class LegacyWriter:
         for each in (self._table, self._lock):
             if each is not None:
                 each.close()
-        self._table = self._lock = self._known = self._info = None
+        self._table = self._lock = None
+        self._forget()
 
 
 def _teller(committed: asyncio.Future[bool]) -> Callable[[], None]:
