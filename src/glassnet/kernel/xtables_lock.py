@@ -47,18 +47,19 @@ class XtablesLock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Hold the lock; False at once when somebody else does, or when the file is no longer the one that others find."""
+        """Hold the lock; False at once when somebody else does, or when others find another file."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
         try:
-            yield self._current()
+            yield self.current()
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _current(self) -> bool:
+    def current(self) -> bool:
+        """Whether the file is still the one that others find."""
         try:
             there, mine = os.stat(self._path), os.fstat(self._file)
         except OSError:

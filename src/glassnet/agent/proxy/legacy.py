@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class Chains(NamedTuple):
 
 def whole_chains(text: str) -> Chains | None:
     """An input that does nothing but write chains of table nat whole, or delete them; None when it does other things too."""
-    first, *lines = text.splitlines()
+    first, *lines = text.splitlines() or [""]
     if first != f"*{TABLE}" or not lines or lines.pop() != "COMMIT":
         return None
     declared: dict[str, None] = {}
@@ -94,11 +95,11 @@ class LegacyWriter:
             return False
         try:
             pieces = await self._made(chains)
+            await self._settled()
             self._open()
         except (GlassnetError, OSError) as error:
             self._refused(error)
             return False
-        await self._settled()
         committed = asyncio.get_running_loop().create_future()
         tell = _teller(committed)
         self._work = asyncio.ensure_future(asyncio.to_thread(self._write, pieces, tell))
@@ -106,8 +107,12 @@ class LegacyWriter:
         return committed.done() or await self._work
 
     def _open(self) -> None:
+        if self._lock is not None and not self._lock.current():
+            self._lock.close()  # somebody has put another file in its place
+            self._lock = None
+            self._forget()
+        self._lock = self._lock or XtablesLock(self._machine.root)
         if self._table is None:
-            self._lock = XtablesLock(self._machine.root)
             self._table = LegacyTable(self._machine.netns, self._family, TABLE)
 
     async def _made(self, chains: Chains) -> dict[bytes, Piece | None]:
