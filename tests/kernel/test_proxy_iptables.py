@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from proxy_wire import Wire
 
-from glassnet.agent.proxy.writers import IptablesWriter
+from glassnet.agent.proxy.writers import LOOK_PERIOD, IptablesWriter
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.iptables import Iptables, choose, legacy_tables
 from glassnet.kube import kinds
@@ -107,6 +111,33 @@ async def test_chains_of_services_that_have_gone_go_with_the_next_write(wire: Wi
     assert "KUBE-SVC-ERIFXISQEP7F7OF4" in saved
     assert "demo/" not in saved
     assert saved.count(":KUBE-SVC-") == 3
+
+
+async def test_endpoints_change_in_the_legacy_table_without_the_tool_and_as_it_would_change_them(wire: Wire) -> None:
+    wanted = ports_of(cluster(), "worker-0")
+    mine, heard = IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy"), list[int]()  # type: ignore[arg-type]
+    await mine.write(wanted)
+    mine.watch(lambda: heard.append(1))
+    key = next(key for key, ports in wanted.items() if ports and len(ports[0].cluster) > 1)
+    for number in itertools.count():
+        fewer = tuple(msgspec.structs.replace(port, cluster=port.cluster[number % 2 :]) for port in wanted[key])
+        if await mine.write({key: fewer}) and mine._legacy and mine._legacy.busy:
+            break  # until then other programs of this machine have had the lock
+    saved = lines_of(wire.shell("iptables-legacy-save"))
+    again = IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy")  # type: ignore[arg-type]
+    assert not await again.write({**wanted, key: fewer})
+    assert lines_of(wire.shell("iptables-legacy-save")) == saved
+    while mine._legacy.busy:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(3 * LOOK_PERIOD)  # it has looked meanwhile, and seen nothing but its own writing
+    assert not heard
+    wire.shell("iptables-legacy", "-w", "-t", "nat", "-I", "KUBE-SERVICES", "-j", "RETURN")
+    deadline = time.monotonic() + 10
+    while not heard and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert heard
+    mine.close()
+    again.close()
 
 
 @pytest.mark.parametrize("tool", ["nft", "legacy"])
