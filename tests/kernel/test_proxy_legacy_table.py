@@ -289,5 +289,6 @@ async def test_a_table_of_the_kernel_is_read_chain_by_chain(place: Place) -> Non
     table = LegacyTable(place.wire, "IPv4", "nat")  # type: ignore[arg-type]
     read = Table(table.read(table.info()), IPV4, ROOM)
     table.close()
-    assert [chain.name.decode() for chain in read.order] == [f.split()[0][1:] for f in place.saved() if f[0] == ":"][4:]
-    assert [jump.led.name for jump in read.front.jumps] == [b"KUBE-SERVICES", b"KUBE-SERVICES", b"ZZ-ELSE"]
+    assert [name.decode() for name in read.names] == [f.split()[0][1:] for f in place.saved() if f[0] == ":"][4:]
+    led = [read.names[read.starts.index(verdict - read.head)] for verdict in read.verdicts[:3]]
+    assert led == [b"KUBE-SERVICES", b"KUBE-SERVICES", b"ZZ-ELSE"]

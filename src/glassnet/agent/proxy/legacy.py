@@ -165,7 +165,6 @@ class LegacyWriter:
                 tell()
                 with contextlib.suppress(KernelError):  # the rules stand; counters begin at zero
                     self._table.add_counters(known.carried(counters, edits))
-                known.tidy()
                 return True
         except (ParseError, KernelError) as error:
             self._forget()  # it is not what the kernel has
@@ -173,8 +172,6 @@ class LegacyWriter:
             return False
 
     def _forget(self) -> None:
-        if self._known is not None:
-            self._known.drop()
         self._known = self._info = None
 
     def _refused(self, error: Exception) -> None:
