@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import itertools
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import msgspec
 import pytest
 from proxy_wire import Wire
 
-from glassnet.agent.proxy.writers import LOOK_PERIOD, IptablesWriter
+from glassnet.agent.proxy.writers import IptablesWriter
 from glassnet.kernel.counters import Counters
 from glassnet.kernel.iptables import Iptables, choose, legacy_tables
 from glassnet.kube import kinds
@@ -115,9 +114,13 @@ async def test_chains_of_services_that_have_gone_go_with_the_next_write(wire: Wi
 
 async def test_endpoints_change_in_the_legacy_table_without_the_tool_and_as_it_would_change_them(wire: Wire) -> None:
     wanted = ports_of(cluster(), "worker-0")
-    mine, heard = IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy"), list[int]()  # type: ignore[arg-type]
+    mine, heard = (
+        IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy"),
+        asyncio.Event(),
+    )  # type: ignore[arg-type]
+    looked = asyncio.Semaphore(0)
     await mine.write(wanted)
-    mine.watch(lambda: heard.append(1))
+    mine.watch(heard.set)
     key = next(key for key, ports in wanted.items() if ports and len(ports[0].cluster) > 1)
     for number in itertools.count():
         fewer = tuple(msgspec.structs.replace(port, cluster=port.cluster[number % 2 :]) for port in wanted[key])
@@ -127,15 +130,14 @@ async def test_endpoints_change_in_the_legacy_table_without_the_tool_and_as_it_w
     again = IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy")  # type: ignore[arg-type]
     assert not await again.write({**wanted, key: fewer})
     assert lines_of(wire.shell("iptables-legacy-save")) == saved
-    while mine._legacy.busy:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(3 * LOOK_PERIOD)  # it has looked meanwhile, and seen nothing but its own writing
-    assert not heard
+    await mine._legacy._settled()
+    looks = mine._legacy_sizes
+    mine._legacy_sizes = lambda: (looked.release(), looks())[1]  # type: ignore[method-assign,func-returns-value]
+    for _ in range(3):
+        await asyncio.wait_for(looked.acquire(), 10)  # it looks, and sees nothing but its own writing
+    assert not heard.is_set()
     wire.shell("iptables-legacy", "-w", "-t", "nat", "-I", "KUBE-SERVICES", "-j", "RETURN")
-    deadline = time.monotonic() + 10
-    while not heard and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    assert heard
+    await asyncio.wait_for(heard.wait(), 10)
     mine.close()
     again.close()
 

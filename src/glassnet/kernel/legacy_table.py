@@ -18,7 +18,9 @@ from glassnet.net.errors import KernelError
 _INFO, _ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES
 _REPLACE, _ADD_COUNTERS = 64, 65  # IPT_SO_SET_REPLACE, IPT_SO_SET_ADD_COUNTERS
 _info = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underflows, number of entries, bytes
-_replace = struct.Struct("=32sIII5I5IIQ")  # name, valid hooks, entries, bytes, hook entries, underflows, number of counters, their place
+_replace = struct.Struct(
+    "=32sIII5I5IIQ"
+)  # name, valid hooks, entries, bytes, hook entries, underflows, number of counters, their place
 _GET_HEAD = 40  # struct ipt_get_entries: name, bytes, padding
 _COUNTERS_HEAD = 40  # struct xt_counters_info: name, number, padding
 ROOM = _replace.size  # bytes that have to be free in front of the entries

@@ -80,7 +80,14 @@ class RestoreProgram:
         try:
             tty.setraw(slave)
             os.set_inheritable(slave, False)
-            argv = [*(["unshare", "--net", "--"] if self._apart else []), self._name, "-w", "5", "--noflush", "--verbose"]
+            argv = [
+                *(["unshare", "--net", "--"] if self._apart else []),
+                self._name,
+                "-w",
+                "5",
+                "--noflush",
+                "--verbose",
+            ]
             env = {"XTABLES_LOCKFILE": "/dev/null"} if self._apart else {}
             env |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
             self._process = await self._host.spawn(argv, env=env, stdin=theirs, stdout=slave, stderr=slave)

@@ -29,7 +29,9 @@ class Layout(NamedTuple):
 
 IPV4, IPV6 = Layout(112, 88, 96), Layout(168, 140, 152)
 COUNTER = 16  # bytes of struct xt_counters
-_TARGET = 32  # bytes of struct xt_entry_target: u16 size, 29 bytes of name, revision; a standard target's verdict follows
+_TARGET = (
+    32  # bytes of struct xt_entry_target: u16 size, 29 bytes of name, revision; a standard target's verdict follows
+)
 _ERROR_DATA = 32  # bytes of the name in an ERROR target
 _ERROR = b"ERROR"
 _ERROR_TARGET = _ERROR + b"\0"
@@ -109,7 +111,12 @@ class Table:
 
     def _read(self) -> None:
         room, buffer, heads, count, at = self.room, self.buffer, list[int](), 0, self.room
-        with memoryview(buffer) as whole, whole[: len(whole) & ~3] as part, part.cast("H") as halves, part.cast("i") as words:
+        with (
+            memoryview(buffer) as whole,
+            whole[: len(whole) & ~3] as part,
+            part.cast("H") as halves,
+            part.cast("i") as words,
+        ):
             half, least, end = self.layout.offsets // 2, self.layout.size, len(part)
             while at < end:
                 target = at + halves[at // 2 + half] if at + least <= end else end
@@ -215,7 +222,9 @@ class Table:
         if growth > 0:
             self.buffer.extend(bytes(growth))
         ends = [*(edit.start + room for edit in edits[1:]), before]
-        runs = [(edit.end + room, end, edit.shift) for edit, end in zip(edits, ends, strict=True)]  # what stays: from, to, by
+        runs = [
+            (edit.end + room, end, edit.shift) for edit, end in zip(edits, ends, strict=True)
+        ]  # what stays: from, to, by
         with memoryview(self.buffer) as view:
             for start, end, by in [*(r for r in runs if r[2] < 0), *(r for r in reversed(runs) if r[2] > 0)]:
                 view[start + by : end + by] = view[start:end]
@@ -227,7 +236,11 @@ class Table:
 
     def _renumber(self, edits: list[Edit]) -> list[int]:
         """Bring the arrays to the new places; verdicts stay as they were. Where in `sites` those of each new chain begin."""
-        names, starts, counts = self.names[: edits[0].number], self.starts[: edits[0].number], self.counts[: edits[0].number]
+        names, starts, counts = (
+            self.names[: edits[0].number],
+            self.starts[: edits[0].number],
+            self.counts[: edits[0].number],
+        )
         cut = bisect_left(self.sites, edits[0].start)
         sites, verdicts, fresh = self.sites[:cut], self.verdicts[:cut], list[int]()
         for edit, after in zip(edits, [*edits[1:], None], strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -94,10 +95,10 @@ def closed(chains: Chains) -> dict[str, list[str]]:
 @given(states=st.lists(tables.map(closed), min_size=2, max_size=5))
 def test_a_spliced_table_is_the_one_laid_out_from_the_start(layout: Layout, states: list[dict[str, list[str]]]) -> None:
     # the built-in chain's own jumps are part of the table, so chains come and go only at its end: keep all names, change what they hold
-    everything = [{**dict.fromkeys(NAMES[:6], []), **{n: r for n, r in s.items() if n in NAMES[:6]}} for s in states]
+    everything = [{name: state.get(name, []) for name in NAMES[:6]} for state in states]
     everything = [closed(state) for state in everything]
     table = Table(laid_out(layout, everything[0]), layout, ROOM)
-    for before, after in zip(everything, everything[1:], strict=False):
+    for before, after in pairwise(everything):
         counts = {name: number for number, name in enumerate(["", *NAMES], 1)}
         old = counters_of(laid_out(layout, before, counts), layout)
         changed = {name: rules for name, rules in after.items() if before[name] != rules}

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 from glassnet.kernel.api import Host
@@ -50,13 +51,15 @@ def whole_chains(text: str) -> Chains | None:
     rules = []
     for line in lines:
         words = line.split()
-        if line.startswith(":") and line.endswith(" - [0:0]"):
+        if line.startswith(":") and words[1:] == ["-", "[0:0]"]:
             declared[words[0][1:]] = None
-        elif words[0] == "-X" and len(words) == 2 and words[1] in declared:
+        elif words[:1] == ["-X"] and len(words) == 2 and words[1] in declared:
             deleted[words[1]] = None
-        elif words[0] == "-A" and words[1] in declared:
+        elif words[:1] == ["-A"] and words[1] in declared:
             rules.append(line)
-            led_to.update((to, None) for option, to in zip(words, words[1:], strict=False) if option in ("-j", "-g") and to.startswith("KUBE-"))  # fmt: skip
+            led_to.update(
+                (to, None) for option, to in pairwise(words) if option in ("-j", "-g") and to.startswith("KUBE-")
+            )
         else:
             return None
     made = tuple(name for name in declared if name not in deleted)
@@ -157,17 +160,17 @@ class LegacyWriter:
                 info = self._table.info()
                 if self._lock.heard() or info != self._info:
                     self._forget()
-                known = self._known = self._known or Table(self._table.read(info), self._layout, ROOM)
+                known = self._known or Table(self._table.read(info), self._layout, ROOM)
+                self._known = None  # from here until the kernel has taken it, it is not what the kernel has
                 edits = known.splice({n: p for n, p in pieces.items() if p is not None or n in known})
                 counters = self._table.replace(info, known.buffer, known.entries)
                 self._info = Info(info.hooks, info.places, known.entries, known.size)
-                self._failures = 0
+                self._known, self._failures = known, 0
                 tell()
                 with contextlib.suppress(KernelError):  # the rules stand; counters begin at zero
                     self._table.add_counters(known.carried(counters, edits))
                 return True
-        except (ParseError, KernelError) as error:
-            self._forget()  # it is not what the kernel has
+        except (ParseError, KernelError, OSError) as error:
             self._refused(error)
             return False
 
