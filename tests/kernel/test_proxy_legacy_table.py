@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pods_machine import node_of_namespaces
 from proxy_wire import Wire
 
 from glassnet.agent.proxy.legacy import MOST_FAILURES, LegacyWriter, whole_chains
@@ -304,3 +305,18 @@ async def test_a_table_of_the_kernel_is_read_chain_by_chain(place: Place) -> Non
     assert [name.decode() for name in read.names] == [f.split()[0][1:] for f in place.saved() if f[0] == ":"][4:]
     led = [read.names[read.starts.index(verdict - read.head)] for verdict in read.verdicts[:3]]
     assert led == [b"KUBE-SERVICES", b"KUBE-SERVICES", b"ZZ-ELSE"]
+
+
+async def test_a_lab_machine_has_a_lock_and_a_tool_of_its_own() -> None:
+    async with node_of_namespaces() as node:
+        services = "".join(f":KUBE-SVC-{each} - [0:0]\n" for each in LETTERS)
+        await node.run("iptables-legacy-restore", stdin=f"{START}{services}COMMIT\n".encode())
+        writer, changes = LegacyWriter(node.machine, "IPv4"), Random(4, "IPv4")
+        for number in range(3):
+            assert await writer.commit(changes.change())
+            await node.run("iptables-legacy", "-w", "-t", "nat", "-R", "POSTROUTING", "1", "-p", "udp", "--dport", str(number + 1))
+        saved = await node.run("iptables-legacy-save", "-t", "nat")
+        expected = {f"KUBE-SEP-{name}{number}" for name, numbers in changes.there.items() for number in numbers}
+        assert {line.split()[0][1:] for line in saved.splitlines() if line.startswith(":KUBE-SEP")} == expected
+        assert "-A POSTROUTING -p udp -m udp --dport 3\n" in saved
+        writer.close()
