@@ -314,7 +314,9 @@ async def test_a_lab_machine_has_a_lock_and_a_tool_of_its_own() -> None:
         writer, changes = LegacyWriter(node.machine, "IPv4"), Random(4, "IPv4")
         for number in range(3):
             assert await writer.commit(changes.change())
-            await node.run("iptables-legacy", "-w", "-t", "nat", "-R", "POSTROUTING", "1", "-p", "udp", "--dport", str(number + 1))
+            await node.run(
+                "iptables-legacy", "-w", "-t", "nat", "-R", "POSTROUTING", "1", "-p", "udp", "--dport", str(number + 1)
+            )
         saved = await node.run("iptables-legacy-save", "-t", "nat")
         expected = {f"KUBE-SEP-{name}{number}" for name, numbers in changes.there.items() for number in numbers}
         assert {line.split()[0][1:] for line in saved.splitlines() if line.startswith(":KUBE-SEP")} == expected
