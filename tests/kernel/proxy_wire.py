@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glassnet.kernel import libc
+from glassnet.kernel.spawn import KernelProcess, start
 from glassnet.net.errors import CommandError
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -43,6 +44,7 @@ class Wire:
     """The namespace, held by a thread of its own; implements as much of `kernel.api.Machine` as a proxy needs."""
 
     name = "wire"
+    root = Path("/")
 
     def __init__(self, local_ips: Sequence[str], pods: str = "10.0.0.0/8") -> None:
         self._thread = ThreadPoolExecutor(1, "wire", libc.unshare, (libc.CLONE_NEWNET,))
@@ -115,6 +117,10 @@ class Wire:
         if done.returncode:
             raise CommandError(argv, done.returncode, done.stderr.decode())
         return done.stdout
+
+    async def spawn(self, argv: Sequence[str], **options: Any) -> KernelProcess:
+        """Start a program in the namespace."""
+        return KernelProcess(self.call(start, argv, options))
 
     def sysctl(self, values: Mapping[str, Any]) -> None:
         """Write sysctls of the namespace."""

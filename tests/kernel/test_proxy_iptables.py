@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from proxy_wire import Wire
 
@@ -107,6 +109,38 @@ async def test_chains_of_services_that_have_gone_go_with_the_next_write(wire: Wi
     assert "KUBE-SVC-ERIFXISQEP7F7OF4" in saved
     assert "demo/" not in saved
     assert saved.count(":KUBE-SVC-") == 3
+
+
+async def test_endpoints_change_in_the_legacy_table_without_the_tool_and_as_it_would_change_them(wire: Wire) -> None:
+    wanted = ports_of(cluster(), "worker-0")
+    mine, heard = (
+        IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy"),
+        asyncio.Event(),
+    )  # type: ignore[arg-type]
+    looked = asyncio.Semaphore(0)
+    await mine.write(wanted)
+    mine.watch(heard.set)
+    key = next(key for key, ports in wanted.items() if ports and len(ports[0].cluster) > 1)
+    for number in range(100):
+        fewer = tuple(msgspec.structs.replace(port, cluster=port.cluster[number % 2 :]) for port in wanted[key])
+        if await mine.write({key: fewer}) and mine._legacy and mine._legacy.busy:
+            break  # until then other programs of this machine have had the lock
+    else:
+        pytest.fail("all was written by the tool")
+    saved = lines_of(wire.shell("iptables-legacy-save"))
+    again = IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")), "legacy")  # type: ignore[arg-type]
+    assert not await again.write({**wanted, key: fewer})
+    assert lines_of(wire.shell("iptables-legacy-save")) == saved
+    await mine._legacy._settled()
+    looks = mine._legacy_sizes
+    mine._legacy_sizes = lambda: (looked.release(), looks())[1]  # type: ignore[method-assign,func-returns-value]
+    for _ in range(3):
+        await asyncio.wait_for(looked.acquire(), 10)  # it looks, and sees nothing but its own writing
+    assert not heard.is_set()
+    wire.shell("iptables-legacy", "-w", "-t", "nat", "-I", "KUBE-SERVICES", "-j", "RETURN")
+    await asyncio.wait_for(heard.wait(), 10)
+    mine.close()
+    again.close()
 
 
 @pytest.mark.parametrize("tool", ["nft", "legacy"])

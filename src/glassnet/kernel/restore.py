@@ -21,10 +21,14 @@ TIMEOUT = 30.0  # seconds for one change
 
 
 class RestoreProgram:
-    """The iptables-restore of one machine and family (4 or 6)."""
+    """The iptables-restore of one machine and family (4 or 6), of the node's own kind or of `kind` ("legacy", "nft").
 
-    def __init__(self, host: Host, family: int) -> None:
-        self._host, self._name = host, "iptables-restore" if family == 4 else "ip6tables-restore"
+    With `apart` it works in a network namespace of its own, which is empty, and takes no lock that others take.
+    """
+
+    def __init__(self, host: Host, family: int, kind: str = "", apart: bool = False) -> None:
+        name = "iptables" if family == 4 else "ip6tables"
+        self._host, self._name, self._apart = host, f"{name}-{kind}-restore" if kind else f"{name}-restore", apart
         self._lock = asyncio.Lock()
         self._process: Process | None = None
         self._input = self._terminal = -1
@@ -32,6 +36,11 @@ class RestoreProgram:
         self._output = bytearray()
         self._news = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def pid(self) -> int:
+        """The program that runs; 0 when none does."""
+        return self._process.pid if self._process else 0
 
     async def restore(self, lines: str, table: str = "nat") -> None:
         """Carry out lines of a table, all or none. Raises CommandError with what iptables says."""
@@ -62,7 +71,7 @@ class RestoreProgram:
             except BaseException:
                 await self._end()
                 raise
-            self._idle = asyncio.get_running_loop().call_later(IDLE, self._rest)
+            self._idle = asyncio.get_running_loop().call_later(IDLE, self.rest)
             return said
 
     async def _start(self) -> None:
@@ -71,8 +80,16 @@ class RestoreProgram:
         try:
             tty.setraw(slave)
             os.set_inheritable(slave, False)
-            argv = [self._name, "-w", "5", "--noflush", "--verbose"]
-            env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+            argv = [
+                *(["unshare", "--net", "--"] if self._apart else []),
+                self._name,
+                "-w",
+                "5",
+                "--noflush",
+                "--verbose",
+            ]
+            env = {"XTABLES_LOCKFILE": "/dev/null"} if self._apart else {}
+            env |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
             self._process = await self._host.spawn(argv, env=env, stdin=theirs, stdout=slave, stderr=slave)
         except BaseException:
             os.close(master)
@@ -128,8 +145,8 @@ class RestoreProgram:
         self._output = bytearray()
         return said
 
-    def _rest(self) -> None:
-        """Nothing has come for a while: its input ends, and so does it."""
+    def rest(self) -> None:
+        """Let the program end, as nothing has come for a while: its input ends, and so does it."""
         if not self._lock.locked() and self._process is not None:
             self._close()
             self._process = None  # the pidfd that the process is held by reaps it

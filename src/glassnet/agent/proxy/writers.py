@@ -8,6 +8,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from glassnet.agent.proxy.legacy import LegacyWriter
 from glassnet.kernel import nft_features
 from glassnet.kernel.api import Host
 from glassnet.kernel.counters import Counters
@@ -190,6 +191,7 @@ class IptablesWriter:
         self.state = iptables_state.State(rules)
         self._counters = Counters(machine.netns)
         self._tools: Iptables | None = None
+        self._legacy: LegacyWriter | None = None
         self._known = False
         self._listener: NfTablesListener | None = None
         self._sizes: LegacyInfo | None = None
@@ -208,6 +210,8 @@ class IptablesWriter:
             except CommandError as error:
                 raise PreflightError(f"no iptables that works: {error}; install Debian's package iptables, or use the nftables mode") from None  # fmt: skip
             self._tools = tools
+            if self._tool == "legacy":
+                self._legacy = LegacyWriter(self._machine, self._rules.family)
             counters = self._counters.ensure((INVALID_COUNTER, LOCALHOST_COUNTER))
             self._rules = _with(self._rules, random_fully=version >= (1, 6, 2), counters=counters)
             self.state.adopt(self._rules)
@@ -226,12 +230,18 @@ class IptablesWriter:
             return False
         tools = await self._prepare()
         self._known, self._writing = False, True
+        whole = False
         try:
-            await tools.restore(text)
+            whole = self._legacy is not None and await self._legacy.commit(text)
+            if not whole:
+                await tools.restore(text)
             self._known = True
         finally:
             self._writing = False
-            self._remember(text)
+            if whole and self._legacy:
+                self._left = self._legacy.size, *self._left[1:]
+            else:
+                self._remember(text)
         return True
 
     async def adopt(self, rules: Rules) -> None:
@@ -304,7 +314,9 @@ class IptablesWriter:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_PERIOD)
-            if not self._writing and self._known and self._legacy_sizes() != self._left:
+            if self._writing or not self._known or (self._legacy and self._legacy.busy):
+                continue
+            if self._legacy_sizes() != self._left:
                 self._left = self._legacy_sizes()
                 self._suspicious()
 
@@ -325,6 +337,8 @@ class IptablesWriter:
         """Close sockets, stop looking."""
         if self._look:
             self._look.cancel()
+        if self._legacy:
+            self._legacy.close()
         if self._listener:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
