@@ -11,6 +11,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
 
     `proxy`, `cni`, `routes` and `dns` are the parts of a cluster's network; "none" leaves one to whoever is to bring it.
+    `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
     """
 
     name: str = "lab"
@@ -20,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cni: Literal["hardway", "none"] = "hardway"
     routes: Literal["vpc", "none"] = "vpc"
     dns: Literal["knot", "none"] = "knot"
+    iptables_layout: Literal["current", "classic"] = "current"
     node_cidr: str = "10.240.0.0/24"
     pod_cidr: str = "10.200.0.0/16"
     service_cidr: str = "10.32.0.0/24"
