@@ -137,6 +137,18 @@ def test_a_service_is_marked_before_it_is_sent_on_and_mended_when_somebody_turns
     assert in_pairs(kernel.tables["nat"]["KUBE-SERVICES"])
 
 
+def test_a_chain_that_somebody_elses_rule_jumps_to_stays() -> None:
+    kernel = IptablesKernel()
+    kernel.restore(iptables_state.State(RULES).reconcile(kernel.tables))
+    kernel.tables["nat"]["THEIRS"] = ["-A THEIRS -d 192.0.2.1/32 -j KUBE-MARK-DROP"]
+    current = iptables_state.State(replace(RULES, layout="current"))
+    kernel.restore(current.reconcile(kernel.tables))
+    assert kernel.tables["nat"]["KUBE-MARK-DROP"] and "KUBE-PROXY-FIREWALL" in kernel.tables["filter"]
+    kernel.tables["nat"]["THEIRS"] = []
+    kernel.restore(current.reconcile(kernel.tables))
+    assert "KUBE-MARK-DROP" not in kernel.tables["nat"]
+
+
 def test_a_kubelet_keeps_its_chains_when_the_layout_changes() -> None:
     kernel = IptablesKernel()
     kernel.tables["mangle"]["KUBE-KUBELET-CANARY"] = []

@@ -51,6 +51,17 @@ def is_ours(table: str, chain: str, kubelet: bool) -> bool:
     return chain in chains(table) or (table == "nat" and chain.startswith(PREFIXES))
 
 
+def used_by_others(table: str, chain: str, saved: Mapping[str, Iterable[str]]) -> bool:
+    """Whether a rule that is not ours jumps to a chain of one table, which then cannot go. `saved`: the table's chains and their lines."""
+    mine = {f"-A {where} {rule}" for each, where, rule in jumps() if each == table}
+    return any(
+        line.endswith(f"-j {chain}") and line not in mine
+        for name, lines in saved.items()
+        if not is_ours(table, name, False)
+        for line in lines
+    )
+
+
 def in_pairs(lines: Iterable[str]) -> bool:
     """Whether no Service is sent on before the same traffic is marked: in the classic layout both are rules of one chain."""
     sent: set[tuple[str, str]] = set()

@@ -215,16 +215,14 @@ class State:
         """Take away what only another layout has."""
         kubelet = _KUBELET in saved.get("mangle", {})
         for table, chain, rule in layouts.jumps():
-            there = f"-A {chain} {rule}" in saved.get(table, {}).get(chain, ())
-            if there and (table, chain, rule) not in self._spelling.jumps:
+            found = f"-A {chain} {rule}" in saved.get(table, {}).get(chain, ())
+            if found and (table, chain, rule) not in self._spelling.jumps:
                 tables[table].rules.append(f"-D {chain} {rule}")
         for table in TOP:
+            there = saved.get(table, {})
             for chain in layouts.chains(table):
-                if (
-                    chain in saved.get(table, {})
-                    and (table, chain) not in top
-                    and layouts.is_ours(table, chain, kubelet)
-                ):
+                ours = (table, chain) not in top and layouts.is_ours(table, chain, kubelet)
+                if chain in there and ours and not layouts.used_by_others(table, chain, there):
                     tables[table].declared[chain] = None
                     tables[table].deleted.append(chain)
         if not kubelet:  # what another one dropped by its mark is the kubelet's business where there is one

@@ -102,9 +102,10 @@ def _end(way: dict[str, Any], answer: bool = False) -> Card:
     end, kind = way["end"], way["end"]["kind"]
     good = kind in _GOOD_ENDS
     words = "comes home" if answer and good else WORDS.get(kind, kind)
-    detail = [] if good or not end["detail"] else [Line(end["detail"], BAD)]
-    source, destination = ends(end["packet"])
     ink = GOOD if good else OPEN if kind == "unknown" else BAD
+    detail = [] if good or not end["detail"] else [Line(end["detail"], ink)]
+    ink = PLAIN if detail else ink
+    source, destination = ends(end["packet"])
     lines = [Line(f"from {source}", ink), Line(f"to {destination}", ink)] if destination else [Line(end["packet"], ink)]
     return Card(words, "", (*lines, *detail), end["detail"])
 
