@@ -162,7 +162,7 @@ class IptablesKernel:
     def content(self) -> dict[tuple[str, str], Any]:
         """All of it; order means nothing in shared chains but at their end."""
         return {
-            (table, chain): lines if chain.startswith(("KUBE-SVC", "KUBE-SVL", "KUBE-EXT-", "KUBE-FW")) else (sorted(lines), lines[-1:] if (table, chain) == ("nat", "KUBE-SERVICES") else [])
+            (table, chain): lines if chain.startswith(("KUBE-SVC", "KUBE-SVL", "KUBE-XLB", "KUBE-EXT-", "KUBE-FW")) else (sorted(lines), lines[-1:] if (table, chain) == ("nat", "KUBE-SERVICES") else [])
             for table, chains in self.tables.items()
             for chain, lines in chains.items()
         }  # fmt: skip

@@ -22,10 +22,11 @@ DATA = Path(__file__).parents[1] / "data" / "proxy"
 
 
 def scenarios() -> Iterator[Any]:
-    for mode in ("iptables", "nftables"):
+    for mode, layout in (("iptables", "current"), ("iptables", "classic"), ("nftables", "current")):
         for line in gzip.decompress((DATA / f"flows-{mode}.jsonl.gz").read_bytes()).splitlines():
             scenario = json.loads(line)
-            yield pytest.param(mode, scenario, id=scenario["id"])
+            name = scenario["id"] if layout == "current" else f"{layout}-{scenario['id']}"
+            yield pytest.param(mode, layout, scenario, id=name)
 
 
 def view_of(scenario: dict[str, Any]) -> View:
@@ -42,11 +43,12 @@ def view_of(scenario: dict[str, Any]) -> View:
     return view
 
 
-async def programmed(wire: Wire, view: View, mode: str, scenario: dict[str, Any]) -> None:
+async def programmed(wire: Wire, view: View, mode: str, layout: str, scenario: dict[str, Any]) -> None:
     """Our proxy's rules in the kernel."""
     addresses = scenario["options"]["node_port_addresses"]
     settings = ProxySettings(
         mode=mode,
+        iptables_layout=layout,
         detectors=cluster_cidr_detectors(["10.0.0.0/8"]),
         node_port_addresses=("0.0.0.0/0",)
         if addresses["match_all"]
@@ -85,11 +87,11 @@ def said(flow: dict[str, Any], seen: set[Seen]) -> str:
     return ""
 
 
-@pytest.mark.parametrize(("mode", "scenario"), list(scenarios()))
-async def test_every_flow_goes_where_kube_proxy_sent_it(mode: str, scenario: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("mode", "layout", "scenario"), list(scenarios()))
+async def test_every_flow_goes_where_kube_proxy_sent_it(mode: str, layout: str, scenario: dict[str, Any]) -> None:
     wire = Wire(scenario["local_ips"])
     try:
-        await programmed(wire, view_of(scenario), mode, scenario)
+        await programmed(wire, view_of(scenario), mode, layout, scenario)
         wrong = []
         for flow in scenario["flows"]:
             attempts = ATTEMPTS if flow["expect_verdict"] == "endpoints" else 3

@@ -55,8 +55,9 @@ def ports_of(view: View, node: str) -> dict[Key, Any]:
     }
 
 
-def writer(wire: Wire) -> IptablesWriter:
-    return IptablesWriter(wire, Rules(detector=LocalDetector("source", "10.200.0.0/16")))  # type: ignore[arg-type]
+def writer(wire: Wire, layout: str = "current", tool: str = "") -> IptablesWriter:
+    rules = Rules(detector=LocalDetector("source", "10.200.0.0/16"), layout=layout)
+    return IptablesWriter(wire, rules, tool)  # type: ignore[arg-type]
 
 
 def lines_of(text: str) -> Counter[tuple[str, str]]:
@@ -99,6 +100,23 @@ async def test_a_restarted_proxy_adds_nothing_and_sweeps_what_its_forerunner_wro
     assert lines_of(wire.shell("iptables-save")) == before
     await writer(wire).sweep()
     assert "KUBE" not in wire.shell("iptables-save")
+
+
+@pytest.mark.parametrize("tool", ["nft", "legacy"])
+async def test_from_one_layout_to_the_other_and_back_nothing_of_the_first_stays(wire: Wire, tool: str) -> None:
+    wanted = ports_of(cluster(), "worker-0")
+    await writer(wire, "current", tool).write(wanted)
+    current = lines_of(wire.shell(f"iptables-{tool}-save"))
+    assert await writer(wire, "classic", tool).write(wanted)
+    classic = wire.shell(f"iptables-{tool}-save")
+    assert ":KUBE-MARK-DROP" in classic and "KUBE-EXT-" not in classic and "KUBE-PROXY-FIREWALL" not in classic
+    assert "-j KUBE-FIREWALL" in classic and "probability 0.50000000000" in classic
+    assert not await writer(wire, "classic", tool).write(wanted)  # what the kernel lists is what was spelled
+    assert await writer(wire, "current", tool).write(wanted)
+    assert lines_of(wire.shell(f"iptables-{tool}-save")) == current
+    await writer(wire, "classic", tool).write(wanted)
+    await writer(wire, "current", tool).sweep()
+    assert "KUBE" not in wire.shell(f"iptables-{tool}-save")
 
 
 async def test_chains_of_services_that_have_gone_go_with_the_next_write(wire: Wire) -> None:

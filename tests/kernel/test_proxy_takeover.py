@@ -63,6 +63,23 @@ async def test_from_one_mode_to_the_other_and_back_no_connection_finds_no_rules(
     assert knocking.count > 80
 
 
+async def test_from_one_layout_to_the_other_and_back_no_connection_finds_no_rules(wire: Wire) -> None:  # noqa: F811
+    view, a, b = View(), Pod(wire, "poda", 1), Pod(wire, "podb", 2)
+    put_service(view)
+    put_endpoints(view, b)
+    async with running(view, wire, "iptables", detectors=DETECTORS["source"]):
+        await until(lambda: a.ask(VIRTUAL[0])[0] == b.ips[0])
+    with Knocking(a, VIRTUAL[0]) as knocking:
+        for layout in ("classic", "current", "classic", "current"):
+            async with running(view, wire, "iptables", detectors=DETECTORS["source"], iptables_layout=layout):
+                mine, other = ("KUBE-MARK-DROP", "KUBE-PROXY-FIREWALL")[:: 1 if layout == "classic" else -1]
+                await until(lambda mine=mine, other=other: mine in (text := wire.shell("iptables-save")) and other not in text)  # fmt: skip
+                seen = knocking.count
+                await until(lambda seen=seen: knocking.count > seen + 20)
+    assert knocking.met == set()
+    assert knocking.count > 80
+
+
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 async def test_rules_of_a_real_kube_proxy_go_only_when_ours_are_there(wire: Wire, mode: str) -> None:  # noqa: F811
     objects = json.loads(gzip.decompress((DATA / "cluster-objects" / "cluster.json.gz").read_bytes()))

@@ -27,6 +27,7 @@ COMMANDS = {
     "dns": ("glassnet.cli.dns", "The cluster's DNS server."),
     "ingress": ("glassnet.cli.ingress", "An Ingress controller on NGINX; where a URL goes, and why."),
     "cni": ("glassnet.cli.cni", "CNI plugins of a node: install, configure, serve, check."),
+    "map": ("glassnet.cli.map", "Draw the network: nodes, bridges, pods, addresses, routes, Services."),
     "trace": ("glassnet.cli.trace", "Say where a packet goes, by which rule, and on whose behalf."),
     "doctor": ("glassnet.cli.doctor", "Look the whole network over for known faults."),
     "where": ("glassnet.cli.where", "List everything a Service caused on each node."),

@@ -25,7 +25,8 @@ Examples:
   glassnet trace internet worker-1:30080 --rules
   glassnet trace worker-0 svc/kube-dns:dns -n kube-system --proto udp
   glassnet trace probe 10.200.1.7 --proto icmp -o json
-  glassnet trace 203.0.113.9 svc/web --via worker-2 -o svg > path.svg
+  glassnet trace 203.0.113.9 svc/web --via worker-2
+  glassnet trace internet svc/web -o svg > path.svg    a column a machine, its chains, what changes, the answer
   glassnet trace probe svc/web --snapshot dump.tar.gz
   glassnet trace probe svc/web --live
 """
@@ -92,9 +93,9 @@ def _show(report: dict[str, Any], output: str, show_rules: bool) -> None:
     if output == "json":
         click.echo(json.dumps(report, indent=2))
     elif output == "svg":
-        from glassnet.tracer.picture import picture
+        from glassnet.tracer.drawing.journey_svg import journey_svg
 
-        click.echo(picture(report))
+        click.echo(journey_svg(report))
     else:
         from glassnet.cli.show_trace import show
 

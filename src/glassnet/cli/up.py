@@ -16,6 +16,7 @@ Examples:
   glassnet up
   glassnet up -f deployment.yaml -f services/        apply manifests, wait until every pod is Ready
   glassnet up --name second --nodes 20 --proxy nftables
+  glassnet up --iptables-layout classic              chains as kube-proxy 1.18 had them, for articles of that time
   kustomize build . | glassnet up -f -
   glassnet up --proxy none --cni none --routes none  nodes without a network, to run `glassnet agent` on (docs/install.md)
 """
@@ -46,6 +47,13 @@ Examples:
     default="iptables",
     show_default=True,
     help="How Services are spelled; none: nobody makes them work.",
+)
+@click.option(
+    "--iptables-layout",
+    type=click.Choice(["current", "classic"]),
+    default="current",
+    show_default=True,
+    help="How iptables chains are laid out: as kube-proxy does today, or did in 1.18 (KUBE-FW-, KUBE-XLB-, KUBE-MARK-DROP).",
 )
 @click.option(
     "--cni",

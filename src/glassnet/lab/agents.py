@@ -83,13 +83,13 @@ class Agents:
             await self._proxies.start()
         self._run(self._proxies.run())
 
-    async def switch(self, mode: str) -> float:
-        """Have every node's proxy in another mode, or ("none") end them and leave their rules; the seconds it took. Raises LabError."""
+    async def switch(self, mode: str, layout: str = "") -> float:
+        """Have every node's proxy in another mode and layout of iptables chains ("": the one it has), or ("none") end them and leave their rules; the seconds it took. Raises LabError."""
         if self._proxies is None:
             raise LabError("the lab is only coming up; try again when it is up")
         if mode == NONE:
             return await self._proxies.end()
-        return await self._proxies.switch(mode)
+        return await self._proxies.switch(mode, layout)
 
     # -- how far they are
 

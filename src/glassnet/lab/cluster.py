@@ -52,6 +52,7 @@ from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
 from glassnet.net.errors import ApiError, GlassnetError, LabError
 from glassnet.netstack.ops import SetLink
+from glassnet.proxy.backends.iptables_layouts import LAYOUTS
 from glassnet.tracer.redact import KEPT
 
 API_PORT = 6443
@@ -161,17 +162,20 @@ class Cluster:
             parts["dns", "serve"] = partial(self._agents.names.serve, machine)
         return LabRuntime(machine, machine.name, parts=parts)
 
-    async def switch_proxy(self, mode: str) -> dict[str, Any]:
-        """Have every node's proxy in another mode; the answer to `glassnet lab proxy`."""
+    async def switch_proxy(self, mode: str, layout: str = "") -> dict[str, Any]:
+        """Have every node's proxy in another mode or layout ("": as it is); the answer to `glassnet lab proxy`."""
         if mode not in (*MODES, NONE) or self._agents is None:
             return {"error": f"no such proxy mode: {mode!r}"}
+        layout = layout or self._settings.iptables_layout
+        if layout not in LAYOUTS:
+            return {"error": f"no such layout of iptables chains: {layout!r}; there are: {', '.join(LAYOUTS)}"}
         try:
-            seconds = await self._agents.switch(mode)
+            seconds = await self._agents.switch(mode, layout)
         except LabError as error:
             return {"error": str(error)}
-        self._settings = msgspec.structs.replace(self._settings, proxy=mode)
+        self._settings = msgspec.structs.replace(self._settings, proxy=mode, iptables_layout=layout)
         self._lab.write("settings.json", self._settings.to_json())  # a lab that is resumed has it too
-        return {"mode": mode, "seconds": seconds}
+        return {"mode": mode, "layout": layout, "seconds": seconds}
 
     async def snapshot(self) -> dict[str, Any]:
         """Dump every machine and the API objects into a file of the lab; the answer to `glassnet snapshot` names it."""
@@ -233,6 +237,7 @@ class Cluster:
             mode=MODES[0] if self._settings.proxy == NONE else self._settings.proxy,
             detectors=cluster_cidr_detectors([self._topology.cluster_cidr]),
             min_period=0.03,
+            iptables_layout=self._settings.iptables_layout,
         )
         machines = self._machines.machines
         return Agents(
@@ -440,6 +445,7 @@ class Cluster:
             "state": "up",
             "profile": self._settings.profile,
             "proxy": self._settings.proxy,
+            "iptables_layout": self._settings.iptables_layout,
             "cni": self._settings.cni,
             "routes": self._settings.routes,
             "api_port": self._port,

@@ -102,19 +102,18 @@ class Proxies:
             self._checks.clear()
             return time.monotonic() - begun
 
-    async def switch(self, mode: str) -> float:
-        """Have every node in another mode, those that had ended too; the seconds it took.
+    async def switch(self, mode: str, layout: str = "") -> float:
+        """Have every node in another mode, or layout of its iptables chains ("": as it is), those that had ended too; the seconds it took.
 
         The old rules go once the new ones are in place, and translations of connections live in conntrack: none breaks.
         Raises LabError when a node does not get there in 60 s.
         """
         async with self._switching:
-            begun = time.monotonic()
+            begun, before = time.monotonic(), self.settings
+            self.settings = dataclasses.replace(before, mode=mode, iptables_layout=layout or before.iptables_layout)
             if not self._loops:
-                self.settings = dataclasses.replace(self.settings, mode=mode)
                 await self.start()
-            elif mode != self.settings.mode:
-                self.settings = dataclasses.replace(self.settings, mode=mode)
+            elif self.settings != before:
                 for name, (loop, _) in list(self._loops.items()):
                     await loop.stop(sweep=False)
                     self._run(name)

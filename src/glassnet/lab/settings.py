@@ -11,7 +11,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
 
     `proxy`, `cni`, `routes` and `dns` are the parts of a cluster's network; "none" leaves one to whoever is to bring it. `addons`
-    are what a cluster's users put on top.
+    are what a cluster's users put on top. `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
     """
 
     name: str = "lab"
@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     routes: Literal["vpc", "none"] = "vpc"
     dns: Literal["knot", "none"] = "knot"
     addons: tuple[Literal["ingress"], ...] = ()
+    iptables_layout: Literal["current", "classic"] = "current"
     node_cidr: str = "10.240.0.0/24"
     pod_cidr: str = "10.200.0.0/16"
     service_cidr: str = "10.32.0.0/24"

@@ -118,3 +118,4 @@ class Rules:
     drop_invalid: bool = True  # iptables mode: not when conntrack is liberal about TCP
     random_fully: bool = True  # iptables 1.6.2 or newer
     counters: bool = False  # iptables mode: nfacct objects can be used
+    layout: str = "current"  # iptables mode: how the chains are laid out, a name of backends.iptables_layouts

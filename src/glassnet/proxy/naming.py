@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The era of kube-proxy whose names are made. Older ones kept the colon when a port has no name."""
+    """The era of kube-proxy whose names are made. Those before 1.19 kept the colon when a port has no name."""
 
     colon_without_port_name: bool = False
 
     def service(self, prefix: str, name: str, protocol: str) -> str:
         """Chain of a Service port (`namespace/name[:port]`): PREFIX- and 16 base32 digits."""
-        return f"{prefix}-{_hash(self._text(name) + protocol.lower())}"
+        return f"{prefix}-{_hash(self.title(name) + protocol.lower())}"
 
     def endpoint(self, name: str, protocol: str, endpoint: str) -> str:
         """Chain of one endpoint (`ip:port`) of a Service port."""
-        return f"KUBE-SEP-{_hash(self._text(name) + protocol.lower() + endpoint)}"
+        return f"KUBE-SEP-{_hash(self.title(name) + protocol.lower() + endpoint)}"
 
-    def _text(self, name: str) -> str:
+    def title(self, name: str) -> str:
+        """A Service port's name as comments of that era have it."""
         return name + ":" if self.colon_without_port_name and ":" not in name else name
 
 

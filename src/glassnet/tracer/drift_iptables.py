@@ -11,12 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from glassnet.kube.view import Key
 from glassnet.net import address
 from glassnet.proxy.backends import iptables as backend
-from glassnet.proxy.backends.iptables import Spelling
+from glassnet.proxy.backends import iptables_layouts as layouts
 from glassnet.proxy.backends.iptables_state import LARGE
 from glassnet.proxy.model import LocalDetector, Rules, ServicePort
 from glassnet.proxy.naming import Recipe
@@ -27,9 +25,9 @@ from glassnet.tracer.objects import Reference
 
 FAMILIES = {"ip": address.IPV4, "ip6": address.IPV6}
 _MARK = re.compile(r"--(?:set-x?mark|or-mark|mark) (0x[0-9a-f]+)").search
-_OUTSIDE = re.compile(r"-A KUBE-SV[CL]-\S+ (?:.*)! (-[si]) (\S+) .*cluster IP\".* -j KUBE-MARK-MASQ").match
-_POD = re.compile(r"-A KUBE-(?:EXT|XLB)-\S+ (-[si]) (\S+) .*pod traffic for ").match
-_ALL = re.compile(r"-A KUBE-SV[CL]-\S+ -d .*cluster IP\".* -j KUBE-MARK-MASQ").match
+_OUTSIDE = re.compile(r"-A KUBE-(?:SV[CL]-\S+|SERVICES) (?:.*)! (-[si]) (\S+) .*cluster IP\".* -j KUBE-MARK-MASQ").match
+_POD = re.compile(r"-A KUBE-(?:EXT|XLB)-\S+ (-[si]) (\S+) .*(?:pod traffic for |Redirect pods trying )").match
+_ALL = re.compile(r"-A KUBE-(?:SV[CL]-\S+|SERVICES) -d .*cluster IP\".* -j KUBE-MARK-MASQ").match
 _LAST = re.compile(r"-A KUBE-SERVICES (?:(!)? ?-d (\S+) )?.*service nodeports; NOTE.* -j KUBE-NODEPORTS").match
 _CHANCE = re.compile(r"--probability ([0-9.]+)")
 _SPACES = re.compile(r"  +")
@@ -103,9 +101,9 @@ def options(listed: Listed, names: Iterable[ServicePort]) -> Told:
     votes: Counter[tuple[str, str]] = Counter()
     every = 0
     for name, chain in nat.items():
-        if not name.startswith(("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-")):
+        if not name.startswith(("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", backend.SERVICES)):
             continue
-        for line in chain[:3]:
+        for line in chain if name == backend.SERVICES else chain[:3]:
             found = _OUTSIDE(line.text) or _POD(line.text)
             if found:
                 votes[found[1], found[2]] += 1
@@ -129,9 +127,17 @@ def options(listed: Listed, names: Iterable[ServicePort]) -> Told:
         localhost_node_ports="127.0.0.1" in serving if serving else not any(found[1] and found[2] == "127.0.0.0/8" for found in last),
         random_fully=not any("MASQUERADE" in line.text and "--random-fully" not in line.text for line in nat.get(backend.POSTROUTING, ())),
         counters=any("nfacct" in text for text in (*forward, *nodeports)),
+        layout=_layout(nat),
     )  # fmt: skip
     liberal = not any("--ctstate INVALID" in text for text in forward)
     return Told(told, _colon(nat, names), liberal)
+
+
+def _layout(nat: Mapping[str, list[Line]]) -> str:
+    """The layout of the chains: the classic one marks and sends on in shared chains, today's in a Service's own."""
+    shared = (*nat.get(backend.SERVICES, ()), *nat.get(backend.NODE_PORTS, ()))
+    old = any(line.text.endswith(f"-j {backend.MARK_MASQ}") for line in shared) or any(n.startswith("KUBE-XLB-") for n in nat)  # fmt: skip
+    return layouts.CLASSIC if old else layouts.CURRENT
 
 
 def _colon(nat: Mapping[str, object], ports: Iterable[ServicePort]) -> bool:
@@ -168,11 +174,10 @@ class Comparison:
         self.listed, self.cluster, self.ports = listed, cluster, ports
         recipe = Recipe(colon_without_port_name=colon)
         endpoints = sum(len(port.cluster) for each in ports.values() for port in each)
-        self.spelling = Spelling(rules, recipe, endpoints <= LARGE)
-        self.colon = colon
+        self.spelling = layouts.spelling(rules, recipe, endpoints <= LARGE)
         self.owners: dict[str, Reference] = {}
         self.top: dict[tuple[str, str], list[tuple[str, Reference]]] = {
-            (table, chain): [] for table, chains in backend.TOP.items() for chain in chains
+            (table, chain): [] for table, chains in self.spelling.top.items() for chain in chains
         }
         self.own: dict[str, tuple[list[str], Reference]] = {}
         self._spell()
@@ -183,8 +188,6 @@ class Comparison:
         for ports in self.ports.values():
             for port in ports:
                 subject = self.cluster.subject(port.name, port.protocol)
-                if self.colon and ":" not in port.name:
-                    port = msgspec.structs.replace(port, name=f"{port.name}:")
                 piece = self.spelling.piece((port,))
                 self.own.update({name: (lines, subject) for name, lines in piece.chains.items()})
                 for place, lines in piece.top.items():
@@ -208,7 +211,7 @@ class Comparison:
             if found is None or [line.text for line in found] != lines:
                 out += nat.chain(name, [(text, subject) for text in lines], found, ordered=True)
         for name in there:
-            if name.startswith((*backend.PREFIXES, "KUBE-XLB-")) and name not in self.own:
+            if name.startswith(backend.PREFIXES) and name not in self.own:
                 out.append(nat.stray(self.listed.tables["nat"].chains[name], there[name], self._owner(name)))
         return out + self._jumps()
 
@@ -260,7 +263,7 @@ class Comparison:
     def _jumps(self) -> list[Deviation]:
         """The jumps from the kernel's chains."""
         out = []
-        for table, chain, rule in backend.JUMPS:
+        for table, chain, rule in self.spelling.jumps:
             there = {normal(line.text) for line in self.listed.lines.get(table, {}).get(chain, ())}
             wanted = f"-A {chain} {rule}"
             if normal(wanted) in there:

@@ -27,7 +27,7 @@ _SET = re.compile(r"@([A-Za-z0-9_./-]+)").search
 _NAME = re.compile(r"([a-z0-9.-]+)/([a-z0-9.-]+)(?::([a-z0-9-]*))?")
 ROLES = {
     "SVC": "all endpoints", "SVL": "endpoints on this node", "XLB": "endpoints on this node (kube-proxy before 1.24)",
-    "FW": "the load balancer's source ranges", "EXT": "traffic from outside", "SEP": "one endpoint",
+    "FW": "the load balancer's addresses, and source ranges", "EXT": "traffic from outside", "SEP": "one endpoint",
     "service": "all endpoints", "external": "traffic from outside", "firewall": "the load balancer's source ranges",
     "local": "endpoints on this node",
     "endpoint": "one endpoint", "affinity": "clients bound to one endpoint",
@@ -35,14 +35,14 @@ ROLES = {
 # Chains and tables that no single object asks for: whose they are and what for.
 OWNERS: tuple[tuple[str, str, str], ...] = (
     (r"KUBE-MARK-MASQ|masquerading", "kube-proxy", "marks packets whose source has to be rewritten (mark 0x4000)"),
-    (r"KUBE-MARK-DROP", "kubelet", "marks packets to be dropped (mark 0x8000)"),
+    (r"KUBE-MARK-DROP", "kubelet (of the classic layout: the proxy)", "marks packets to be dropped, which KUBE-FIREWALL does (mark 0x8000)"),
     (r"KUBE-POSTROUTING", "kube-proxy", "rewrites the source of marked packets"),
     (r"KUBE-SERVICES|services", "kube-proxy", "sends packets for Service addresses to the chain of their Service"),
     (r"KUBE-NODEPORTS", "kube-proxy", "node ports, and health checks of load balancers"),
     (r"KUBE-EXTERNAL-SERVICES", "kube-proxy", "refuses packets to external addresses and node ports without endpoints"),
     (r"KUBE-FORWARD", "kube-proxy", "accepts forwarded packets that are marked or belong to known connections"),
     (r"KUBE-PROXY-FIREWALL|firewall-check", "kube-proxy", "drops what loadBalancerSourceRanges does not allow"),
-    (r"KUBE-FIREWALL", "kubelet", "drops martian packets to 127.0.0.0/8"),
+    (r"KUBE-FIREWALL", "kubelet", "drops martian packets to 127.0.0.0/8, and in the classic layout what KUBE-MARK-DROP marked"),
     (r"KUBE-(PROXY|KUBELET)-CANARY", "kube-proxy or kubelet", "a chain to notice that somebody flushed the tables"),
     (r"cluster-ips-check", "kube-proxy", "refuses packets to ClusterIPs without such a port, drops those to unallocated ones"),
     (r"(service|nodeport)-endpoints-check|reject-chain", "kube-proxy", "refuses packets to Services without endpoints"),
@@ -172,7 +172,7 @@ class Explainer:
         if port is not None:
             return self._inside(rule, port, comment)
         if named is not None:
-            return self._check(named, comment)
+            return self._check(named, comment, rule)
         if step is not None and isinstance(step.fact, Connection) and step.fact.translates_destination:
             return (
                 self._translated(step.fact) if step.action.startswith("destination") else self._masqueraded(step.fact)
@@ -275,7 +275,9 @@ class Explainer:
         spec = port.service.get("spec", {})
         text = rule.text
         if "KUBE-MARK-MASQ" in text or "0x00004000" in text or "16384" in text:
-            if "EXT" in rule.chain.name.split("-") or rule.chain.name.startswith("external-"):
+            if rule.chain.name.startswith(("KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-")) or rule.chain.name.startswith(
+                "external-"
+            ):
                 return [port.refer("spec.externalTrafficPolicy", spec.get("externalTrafficPolicy", "Cluster"))]
             return [
                 port.refer("spec.clusterIP", "the client is no pod of this cluster: the answer has to come back here")
@@ -283,11 +285,13 @@ class Explainer:
         if "recent" in text or "affinity" in text:
             timeout = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 10800)
             return [port.refer("spec.sessionAffinity", f"{spec.get('sessionAffinity', '')}, {timeout} s")]
-        if rule.chain.name.startswith(("KUBE-FW", "firewall-")):
+        if "no local endpoints" in comment:
+            return self._check(port, comment, rule)
+        if rule.chain.name.startswith(("KUBE-FW", "firewall-")) and spec.get("loadBalancerSourceRanges"):
             return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
         return [port.refer(f"spec.ports[{port.port_name or port.index}]")]
 
-    def _check(self, port: Port, comment: str) -> list[Reference]:
+    def _check(self, port: Port, comment: str, rule: Rule) -> list[Reference]:
         """A rule outside the Service's chains that names it in its comment."""
         spec = port.service.get("spec", {})
         if "no local endpoints" in comment:
@@ -301,6 +305,11 @@ class Explainer:
             return [port.refer("spec.healthCheckNodePort", str(spec.get("healthCheckNodePort", "")))]
         if "firewall" in comment:
             return [port.refer("spec.loadBalancerSourceRanges", ", ".join(spec.get("loadBalancerSourceRanges") or ()))]
+        if "KUBE-MARK-MASQ" in rule.text:  # the classic layout marks before it sends on
+            if rule.chain.name == "KUBE-NODEPORTS" or "cluster IP" not in comment:
+                return [port.refer("spec.externalTrafficPolicy", spec.get("externalTrafficPolicy", "Cluster"))]
+            why = "the client is no pod of this cluster: the answer has to come back here"
+            return [port.refer("spec.clusterIP", why)]
         return [port.refer(f"spec.ports[{port.port_name or port.index}]")]
 
     def _without(self, port: Port, why: str) -> Reference:

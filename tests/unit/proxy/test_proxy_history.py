@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from glassnet.kube.view import Key
 from glassnet.proxy.backends import iptables_state, nftables, nftables_state
+from glassnet.proxy.backends.iptables_layouts import in_pairs
 from glassnet.proxy.backends.nftables import place
 from glassnet.proxy.model import Endpoint, LocalDetector, Rules, ServicePort
 from proxy_fakes import IptablesKernel, NfTablesKernel
@@ -137,20 +139,29 @@ def test_a_successor_takes_over_a_table_that_is_there(data: st.DataObject) -> No
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 @settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("layout", ["current", "classic"])
 @given(data=st.data())
-def test_chains_after_any_history_are_fresh_ones(family: str, data: st.DataObject) -> None:
-    batches = data.draw(history(family))
-    lived, kernel = iptables_state.State(RULES[family]), IptablesKernel()
+def test_chains_after_any_history_are_fresh_ones(family: str, layout: str, data: st.DataObject) -> None:
+    batches, rules = data.draw(history(family)), replace(RULES[family], layout=layout)
+    lived, kernel = iptables_state.State(rules), IptablesKernel()
     kernel.restore(lived.reconcile(kernel.tables))
     for batch in batches:
         kernel.restore(lived.update(batch))
-    fresh, new = iptables_state.State(RULES[family]), IptablesKernel()
+    fresh, new = iptables_state.State(rules), IptablesKernel()
     fresh.set_ports(merged(batches))
     new.restore(fresh.reconcile(new.tables))
     assert kernel.content() == new.content()
+    for chain in ("KUBE-SERVICES", "KUBE-NODEPORTS"):
+        assert in_pairs(kernel.tables["nat"][chain])
     assert lived.update(merged(batches)) == ""
     assert lived.reconcile(kernel.tables) == ""
     assert fresh.lines == lived.lines
+    other = iptables_state.State(replace(rules, layout="classic" if layout == "current" else "current"))
+    other.set_ports(merged(batches))
+    kernel.restore(other.reconcile(kernel.tables))
+    assert other.reconcile(kernel.tables) == ""
+    kernel.restore(fresh.reconcile(kernel.tables))
+    assert kernel.content() == new.content()
     new.restore(iptables_state.sweep(new.tables))
     assert new.tables == IptablesKernel().tables
 

@@ -23,6 +23,7 @@ from glassnet.kube.view import SERVICE_NAME_LABEL, Event, Key, View
 from glassnet.net import address
 from glassnet.net.errors import GlassnetError, PreflightError
 from glassnet.proxy import nodeports
+from glassnet.proxy.backends.iptables_layouts import CURRENT
 from glassnet.proxy.model import LocalDetector, NodeFacts, Rules
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class ProxySettings:
     drop_invalid: bool = True
     min_period: float = 0.01
     sync_period: float = 30.0
+    iptables_layout: str = CURRENT  # how iptables chains are laid out: a name of proxy.backends.iptables_layouts
     iptables_tool: str = ""  # nft, legacy, or what the node uses already
 
 
@@ -142,6 +144,7 @@ class ProxyLoop:
             localhost_node_ports=settings.localhost_node_ports and nodeports.includes_loopback(words, family),
             service_cidrs=tuple(sorted(cidr for cidr in cidrs if address.family(cidr) == family)),
             drop_invalid=settings.drop_invalid,
+            layout=settings.iptables_layout,
         )
 
     # -- events

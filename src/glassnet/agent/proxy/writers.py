@@ -17,8 +17,8 @@ from glassnet.kernel.nftables import GENERATION, Change, NfTables, NfTablesListe
 from glassnet.kube.view import Key
 from glassnet.net import address
 from glassnet.net.errors import CommandError, KernelError, PreflightError
-from glassnet.proxy.backends import iptables_state, nftables_state
-from glassnet.proxy.backends.iptables import FIREWALL, INVALID_COUNTER, LOCALHOST_COUNTER, TOP
+from glassnet.proxy.backends import iptables_layouts, iptables_state, nftables_state
+from glassnet.proxy.backends.iptables import INVALID_COUNTER, LOCALHOST_COUNTER, TOP
 from glassnet.proxy.backends.nftables import Element
 from glassnet.proxy.backends.nftables_layout import FAMILIES, TABLE
 from glassnet.proxy.backends.nftables_state import Touched
@@ -328,7 +328,7 @@ class IptablesWriter:
                 continue
             tools = Iptables(self._machine, self._rules.family, tool)
             saved = iptables_state.parse_save(await tools.save())
-            firewall = [line for place, lines in self.state.fixed().items() if place[1] == FIREWALL for line in lines]
+            firewall = iptables_layouts.firewall(self._rules)
             if text := iptables_state.sweep(saved, firewall):
                 await tools.restore(text)
         self._counters.remove((INVALID_COUNTER, LOCALHOST_COUNTER))

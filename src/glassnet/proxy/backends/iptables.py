@@ -5,7 +5,7 @@ Source: kube-proxy 1.36, iptables mode: chains, order of rules, comments; iptabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -20,39 +20,35 @@ SERVICES, EXTERNAL, NODE_PORTS, POSTROUTING = (
     "KUBE-POSTROUTING",
 )
 MARK_MASQ, FORWARD, FIREWALL, PROXY_FIREWALL = "KUBE-MARK-MASQ", "KUBE-FORWARD", "KUBE-FIREWALL", "KUBE-PROXY-FIREWALL"
-PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
+PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-XLB-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
 CANARY = "KUBE-PROXY-CANARY"  # empty, in every table: tools that know kube-proxy look for it
 TOP = {  # the canary's own table comes first in writing and last in sweeping: while anything of ours is there, it is
     "mangle": (CANARY,),
     "filter": (SERVICES, EXTERNAL, FORWARD, NODE_PORTS, PROXY_FIREWALL, FIREWALL, CANARY),
     "nat": (SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY),
 }
-SHARED_WITH_KUBELET = FIREWALL  # it stays when we go
 INVALID_COUNTER, LOCALHOST_COUNTER = "ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"
 _NEW = "-m conntrack --ctstate NEW "
 
 
-def _jump(table: str, chain: str, target: str, state: str = "", comment: str = "") -> tuple[str, str, str]:
+def jump(table: str, chain: str, target: str, state: str = "", comment: str = "") -> tuple[str, str, str]:
     note = f'-m comment --comment "{comment}" ' if comment else ""
     return table, chain, f"{state}{note}-j {target}"
 
 
 # (table, builtin chain, rule), each put in front of the chain: the last one here comes first there
 JUMPS: tuple[tuple[str, str, str], ...] = (
+    *(jump("filter", c, EXTERNAL, _NEW, "kubernetes externally-visible service portals") for c in ("INPUT", "FORWARD")),
+    jump("filter", "INPUT", NODE_PORTS, "", "kubernetes health check service ports"),
+    *(jump("filter", c, SERVICES, _NEW, "kubernetes service portals") for c in ("FORWARD", "OUTPUT")),
+    jump("filter", "FORWARD", FORWARD, "", "kubernetes forwarding rules"),
     *(
-        _jump("filter", c, EXTERNAL, _NEW, "kubernetes externally-visible service portals")
-        for c in ("INPUT", "FORWARD")
-    ),
-    _jump("filter", "INPUT", NODE_PORTS, "", "kubernetes health check service ports"),
-    *(_jump("filter", c, SERVICES, _NEW, "kubernetes service portals") for c in ("FORWARD", "OUTPUT")),
-    _jump("filter", "FORWARD", FORWARD, "", "kubernetes forwarding rules"),
-    *(
-        _jump("filter", c, PROXY_FIREWALL, _NEW, "kubernetes load balancer firewall")
+        jump("filter", c, PROXY_FIREWALL, _NEW, "kubernetes load balancer firewall")
         for c in ("INPUT", "OUTPUT", "FORWARD")
     ),
-    *(_jump("nat", c, SERVICES, "", "kubernetes service portals") for c in ("OUTPUT", "PREROUTING")),
-    _jump("nat", "POSTROUTING", POSTROUTING, "", "kubernetes postrouting rules"),
-    *(_jump("filter", c, FIREWALL) for c in ("INPUT", "OUTPUT")),
+    *(jump("nat", c, SERVICES, "", "kubernetes service portals") for c in ("OUTPUT", "PREROUTING")),
+    jump("nat", "POSTROUTING", POSTROUTING, "", "kubernetes postrouting rules"),
+    *(jump("filter", c, FIREWALL) for c in ("INPUT", "OUTPUT")),
 )
 
 Place = tuple[str, str]  # table, chain
@@ -71,10 +67,19 @@ class Piece:
 
 
 class Spelling:
-    """How rules are spelled on one node. `comments` False: endpoints' rules have none, as kube-proxy leaves them out in large clusters."""
+    """How rules are spelled on one node. `comments` False: endpoints' rules have none, as kube-proxy leaves them out in large clusters.
+
+    `top` names the shared chains of each table, `jumps` the rules that lead there; `pairs` tells that a rule in KUBE-SERVICES or KUBE-NODEPORTS
+    may have to stand before another one of the same Service.
+    """
+
+    top: Mapping[str, tuple[str, ...]] = TOP
+    jumps: tuple[tuple[str, str, str], ...] = JUMPS
+    pairs = False
+    recipe = Recipe()
 
     def __init__(self, rules: Rules, recipe: Recipe | None = None, comments: bool = True) -> None:
-        self.rules, self.recipe, self.comments = rules, recipe or Recipe(), comments
+        self.rules, self.recipe, self.comments = rules, recipe or self.recipe, comments
         v4 = rules.family == address.IPV4
         self.length = 32 if v4 else 128
         self.refusal = f"REJECT --reject-with icmp{'' if v4 else '6'}-port-unreachable"
@@ -96,8 +101,16 @@ class Spelling:
         """The rules of one Service's ports."""
         out = Piece()
         for port in ports:
-            _Speller(out, port, self).spell()
+            self.speller(out, port).spell()
         return out
+
+    def speller(self, out: Piece, port: ServicePort) -> Speller:
+        """What spells one port into `out`."""
+        return Speller(out, port, self)
+
+    def probability(self, left: int) -> str:
+        """The chance of the first of `left` endpoints."""
+        return probability(left)
 
     def fixed(self) -> dict[Place, list[str]]:
         """Rules of shared chains that no Service asks for; the jump to KUBE-NODEPORTS, which comes last in KUBE-SERVICES, is `last`."""
@@ -150,14 +163,15 @@ def probability(left: int) -> str:
     return f"{round(float(f'{1 / left:.10f}') * 2**31) / 2**31:.11f}"
 
 
-class _Speller:
+class Speller:
     """Spells one ServicePort."""
 
     def __init__(self, out: Piece, port: ServicePort, how: Spelling) -> None:
         self.out, self.port, self.how = out, port, how
         self.seps: dict[str, str] = {}
+        self.name = how.recipe.title(port.name)
         self.protocol = port.protocol.lower()
-        digits = how.recipe.service("", port.name, port.protocol)
+        digits = how.recipe.service("", self.name, port.protocol)
         self.svc, self.svl, self.ext, self.fw = (f"KUBE-{kind}{digits}" for kind in ("SVC", "SVL", "EXT", "FW"))
 
     def at(self, ip: str, comment: str, first: str = "", then: str = "") -> str:
@@ -165,10 +179,11 @@ class _Speller:
         port = self.port
         return (
             f"{first}-d {ip}/{self.how.length} {then}-p {self.protocol} "
-            f'-m comment --comment "{port.name} {comment}" -m {self.protocol} --dport {port.port}'
+            f'-m comment --comment "{self.name} {comment}" -m {self.protocol} --dport {port.port}'
         )
 
     def spell(self) -> None:
+        """Add the port's rules."""
         port, out = self.port, self.out
         if port.internal:
             entry = self.svl if port.internal_local else self.svc
@@ -178,7 +193,7 @@ class _Speller:
         if port.externally_accessible:
             self._external()
         if port.health_check_port:
-            comment = f'-m comment --comment "{port.name} health check node port"'
+            comment = f'-m comment --comment "{self.name} health check node port"'
             out.add("filter", NODE_PORTS, f"-p tcp {comment} -m tcp --dport {port.health_check_port} -j ACCEPT")
         if port.uses_cluster and port.cluster:
             self._balance(self.svc, port.cluster)
@@ -217,13 +232,13 @@ class _Speller:
             self._refuse(EXTERNAL, ip)
         if port.node_port:
             why, target = self._why()
-            local = f'-m comment --comment "{port.name} {why}" -m addrtype --dst-type LOCAL'
+            local = f'-m comment --comment "{self.name} {why}" -m addrtype --dst-type LOCAL'
             numbered = f"-m {self.protocol} --dport {port.node_port}"
             out.add("filter", EXTERNAL, f"-p {self.protocol} {local} {numbered} -j {target}")
 
     def _node_port(self) -> None:
         port = self.port
-        rule = f'-p {self.protocol} -m comment --comment "{port.name}" -m {self.protocol} --dport {port.node_port}'
+        rule = f'-p {self.protocol} -m comment --comment "{self.name}" -m {self.protocol} --dport {port.node_port}'
         if self.how.counts_localhost:
             counter = self.how.counter(LOCALHOST_COUNTER)
             self.out.add("nat", NODE_PORTS, f"-d 127.0.0.0/8 {rule}{counter} -j {self.ext}")
@@ -232,7 +247,7 @@ class _Speller:
     def _ext_chain(self) -> None:
         port, ext = self.port, self.ext
         lines = self.out.chains[ext] = []
-        destinations = f'{port.name} external destinations"'
+        destinations = f'{self.name} external destinations"'
         if not port.external_local:
             lines.append(f'-A {ext} -m comment --comment "masquerade traffic for {destinations} -j {MARK_MASQ}')
             lines.append(f"-A {ext} -j {self.svc}")
@@ -250,48 +265,58 @@ class _Speller:
 
     def _firewall_chain(self) -> None:
         port, fw = self.port, self.fw
-        comment = f'-m comment --comment "{port.name} loadbalancer IP"'
+        comment = f'-m comment --comment "{self.name} loadbalancer IP"'
         lines = [f"-A {fw} -s {cidr} {comment} -j {self.ext}" for cidr in port.source_ranges]
-        lines.append(f'-A {fw} -m comment --comment "other traffic to {port.name} will be dropped by {PROXY_FIREWALL}"')
+        lines.append(f'-A {fw} -m comment --comment "other traffic to {self.name} will be dropped by {PROXY_FIREWALL}"')
         self.out.chains[fw] = lines
 
     def _balance(self, chain: str, endpoints: tuple[Endpoint, ...]) -> None:
         """The chain that picks an endpoint: at random, or the one the client had before."""
         port, how = self.port, self.how
-        lines = self.out.chains[chain] = []
-        if chain == (self.svl if port.internal_local else self.svc):
-            if how.rules.masquerade_all:
-                lines.append(f"-A {chain} {self.at(port.cluster_ip, 'cluster IP')} -j {MARK_MASQ}")
-            elif how.not_from_pods:
-                first, then = (how.not_from_pods, "") if how.by_source else ("", how.not_from_pods)
-                lines.append(f"-A {chain} {self.at(port.cluster_ip, 'cluster IP', first, then)} -j {MARK_MASQ}")
+        lines = self.out.chains[chain] = self._marks(chain)
         seps = [(endpoint.text, self._sep(endpoint.text)) for endpoint in endpoints]
         if port.affinity_seconds:
-            for text, sep in seps:
-                lines.append(
-                    f"-A {chain}{self._arrow(text)} -m recent --rcheck --seconds {port.affinity_seconds} --reap "
-                    f"--name {sep} --mask {how.all_bits} --rsource -j {sep}"
-                )
+            lines += [self._again(chain, text) for text, _ in seps]
         left = len(seps)
         for text, sep in seps:
-            share = f" -m statistic --mode random --probability {probability(left)}" if left > 1 else ""
+            share = f" -m statistic --mode random --probability {how.probability(left)}" if left > 1 else ""
             lines.append(f"-A {chain}{self._arrow(text)}{share} -j {sep}")
             left -= 1
+
+    def _marks(self, chain: str) -> list[str]:
+        """What of the traffic to the ClusterIP is masqueraded."""
+        port, how = self.port, self.how
+        if chain != (self.svl if port.internal_local else self.svc):
+            return []
+        if how.rules.masquerade_all:
+            return [f"-A {chain} {self.at(port.cluster_ip, 'cluster IP')} -j {MARK_MASQ}"]
+        if not how.not_from_pods:
+            return []
+        first, then = (how.not_from_pods, "") if how.by_source else ("", how.not_from_pods)
+        return [f"-A {chain} {self.at(port.cluster_ip, 'cluster IP', first, then)} -j {MARK_MASQ}"]
+
+    def _again(self, chain: str, text: str) -> str:
+        """A client that had an endpoint gets it again."""
+        sep = self._sep(text)
+        return (
+            f"-A {chain}{self._arrow(text)} -m recent --rcheck --seconds {self.port.affinity_seconds} --reap "
+            f"--name {sep} --mask {self.how.all_bits} --rsource -j {sep}"
+        )
 
     def _sep(self, text: str) -> str:
         """The chain of an endpoint."""
         found = self.seps.get(text)
         if found is None:
-            found = self.seps[text] = self.how.recipe.endpoint(self.port.name, self.port.protocol, text)
+            found = self.seps[text] = self.how.recipe.endpoint(self.name, self.port.protocol, text)
         return found
 
     def _arrow(self, text: str) -> str:
-        return f' -m comment --comment "{self.port.name} -> {text}"' if self.how.comments else ""
+        return f' -m comment --comment "{self.name} -> {text}"' if self.how.comments else ""
 
     def _endpoint(self, endpoint: Endpoint) -> None:
         port, how, text = self.port, self.how, endpoint.text
         sep = self._sep(text)
-        comment = f' -m comment --comment "{port.name}"' if how.comments else ""
+        comment = f' -m comment --comment "{self.name}"' if how.comments else ""
         remember = f" -m recent --set --name {sep} --mask {how.all_bits} --rsource" if port.affinity_seconds else ""
         self.out.chains[sep] = [
             f"-A {sep} -s {endpoint.ip}/{how.length}{comment} -j {MARK_MASQ}",

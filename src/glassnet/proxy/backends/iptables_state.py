@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from glassnet.kube.view import Key
+from glassnet.proxy.backends import iptables_layouts as layouts
 from glassnet.proxy.backends.iptables import (
     EXTERNAL,
     FIREWALL,
-    JUMPS,
     NODE_PORTS,
     PREFIXES,
     PROXY_FIREWALL,
@@ -21,7 +21,6 @@ from glassnet.proxy.backends.iptables import (
     TOP,
     Piece,
     Place,
-    Spelling,
 )
 from glassnet.proxy.model import Rules, ServicePort
 
@@ -72,7 +71,7 @@ class State:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self._spelling = Spelling(rules)
+        self._spelling = layouts.spelling(rules)
         self._ports: dict[Key, Ports] = {}
         self._endpoints = 0
         self.lines = {"filter": 0, "nat": 0}  # rules of ours
@@ -94,7 +93,7 @@ class State:
     def adopt(self, rules: Rules) -> None:
         """Other rules for the whole node; `reconcile` comes next."""
         self.rules = rules
-        self._spelling = Spelling(rules)
+        self._spelling = layouts.spelling(rules)
 
     def update(self, changed: Mapping[Key, Ports | None]) -> str:
         """Input for the Services that changed (None: gone); "" when nothing differs."""
@@ -119,7 +118,10 @@ class State:
             dropped.update(dict.fromkeys(chain for chain in old.chains if chain not in new.chains))
             for place in {**old.top, **new.top}:
                 was, now = old.top.get(place, []), new.top.get(place, [])
-                if was != now:
+                if was != now and self._in_pairs(place):
+                    gone.setdefault(place, {}).update(dict.fromkeys(was))
+                    fresh.setdefault(place, {}).update(dict.fromkeys(now))
+                elif was != now:
                     gone.setdefault(place, {}).update(dict.fromkeys(line for line in was if line not in now))
                     fresh.setdefault(place, {}).update(dict.fromkeys(line for line in now if line not in was))
         self._top_changes(tables, gone, fresh)
@@ -137,13 +139,17 @@ class State:
     ) -> None:
         """Single rules of shared chains. In KUBE-SERVICES of `nat` new ones go in front, as its last rule has to stay the last."""
         for (table, chain), lines in gone.items():
-            stays = fresh.get((table, chain), {})
+            stays = {} if self._in_pairs((table, chain)) else fresh.get((table, chain), {})
             tables[table].rules += [f"-D {line[3:]}" for line in lines if line not in stays]
         for (table, chain), lines in fresh.items():
-            before = gone.get((table, chain), {})
+            before = {} if self._in_pairs((table, chain)) else gone.get((table, chain), {})
             wanted = [line[3:] for line in lines if line not in before]
             front = (table, chain) == ("nat", SERVICES)  # from the back to the front, they come out in their order
             tables[table].rules += [f"-I {rule}" for rule in reversed(wanted)] if front else [f"-A {rule}" for rule in wanted]  # fmt: skip
+
+    def _in_pairs(self, place: Place) -> bool:
+        """Whether a Service's rules in a shared chain go and come together, as one of them may have to stand before another."""
+        return self._spelling.pairs and place in (("nat", SERVICES), ("nat", NODE_PORTS))
 
     def _count(self, old: Piece, new: Piece) -> None:
         for piece, sign in ((old, -1), (new, 1)):
@@ -164,7 +170,9 @@ class State:
     def wanted(self) -> tuple[dict[Place, list[str]], dict[str, list[str]]]:
         """Every shared chain and every Service's own."""
         self._spelling.comments = self._endpoints <= LARGE
-        top: dict[Place, list[str]] = {(table, chain): [] for table, chains in TOP.items() for chain in chains}
+        top: dict[Place, list[str]] = {
+            (table, chain): [] for table, chains in self._spelling.top.items() for chain in chains
+        }
         for place, lines in self._spelling.fixed().items():
             top[place] += lines
         own: dict[str, list[str]] = {}
@@ -188,19 +196,42 @@ class State:
         for chain, lines in own.items():
             if nat.get(chain) != lines:
                 tables["nat"].whole(chain, lines)
-        for table, chain, rule in JUMPS:
+        for table, chain, rule in self._spelling.jumps:
             if f"-A {chain} {rule}" not in saved.get(table, {}).get(chain, ()):
                 tables[table].rules.append(f"-I {chain} {rule}")
         for chain in nat:
             if chain.startswith(PREFIXES) and chain not in own:
                 tables["nat"].declared[chain] = None
                 tables["nat"].deleted.append(chain)
+        self._other_layouts(saved, tables, top)
         self.lines = {
             name: sum(len(lines) for (table, _), lines in top.items() if table == name) for name in self.lines
         }
         self.lines["nat"] += sum(map(len, own.values()))
         self._measure(tables)
         return "".join(table.text(name) for name, table in tables.items())
+
+    def _other_layouts(self, saved: Saved, tables: Mapping[str, _Table], top: Mapping[Place, list[str]]) -> None:
+        """Take away what only another layout has."""
+        kubelet = _KUBELET in saved.get("mangle", {})
+        for table, chain, rule in layouts.jumps():
+            found = f"-A {chain} {rule}" in saved.get(table, {}).get(chain, ())
+            if found and (table, chain, rule) not in self._spelling.jumps:
+                tables[table].rules.append(f"-D {chain} {rule}")
+        for table in TOP:
+            there = saved.get(table, {})
+            for chain in layouts.chains(table):
+                ours = (table, chain) not in top and layouts.is_ours(table, chain, kubelet)
+                if chain in there and ours and not layouts.used_by_others(table, chain, there):
+                    tables[table].declared[chain] = None
+                    tables[table].deleted.append(chain)
+        if not kubelet:  # what another one dropped by its mark is the kubelet's business where there is one
+            lines = saved.get("filter", {}).get(FIREWALL, [])
+            spare = [
+                line for line in layouts.firewall(self.rules) if line in lines and line not in top["filter", FIREWALL]
+            ]
+            if FIREWALL not in tables["filter"].declared:
+                tables["filter"].rules += [f"-D {line[3:]}" for line in spare]
 
     def _alike(self, table: str, chain: str, there: list[str], wanted: list[str]) -> bool:
         """Whether a shared chain is as it should be. Among rules of Services order means nothing; KUBE-FIREWALL is the kubelet's too."""
@@ -209,6 +240,8 @@ class State:
         if chain not in _OF_SERVICES:
             return there == wanted
         end = len(self._spelling.last()) if (table, chain) == ("nat", SERVICES) else 0
+        if self._in_pairs((table, chain)) and not layouts.in_pairs(there):
+            return False
         return sorted(there) == sorted(wanted) and (not end or there[-end:] == wanted[-end:])
 
     def services(self) -> Iterable[Key]:
@@ -224,18 +257,16 @@ def sweep(saved: Saved, firewall: Iterable[str] = ()) -> str:
     """Input that removes every chain of ours and the jumps to them. KUBE-FIREWALL is the kubelet's too: where there is one, only our rules
     in it (`firewall`) go."""
     text = ""
-    shared = _KUBELET in saved.get("mangle", {})
+    kubelet = _KUBELET in saved.get("mangle", {})
     for table in reversed(TOP):
         chains = saved.get(table, {})
-        ours = [name for name in chains if name in TOP[table] and not (shared and name == FIREWALL)]
-        if table == "nat":
-            ours += [name for name in chains if name.startswith(PREFIXES)]
-        rules = [f"-D {line[3:]}" for line in firewall if shared and line in chains.get(FIREWALL, ())]
+        ours = [name for name in chains if layouts.is_ours(table, name, kubelet)]
+        rules = [f"-D {line[3:]}" for line in firewall if kubelet and line in chains.get(FIREWALL, ())]
         rules += [
             f"-D {chain} {rule}"
-            for where, chain, rule in JUMPS
+            for where, chain, rule in layouts.jumps()
             if where == table
-            and not (shared and rule.endswith(FIREWALL))
+            and not (kubelet and chain != "FORWARD" and rule.endswith(FIREWALL))
             and f"-A {chain} {rule}" in chains.get(chain, ())
         ]
         if ours or rules:
