@@ -5,7 +5,7 @@ Values are ingress-nginx's defaults where it has one, as a user who comes from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from glassnet.ingress import headers, options
 from glassnet.ingress.model import Settings
@@ -56,11 +56,12 @@ def main(settings: Settings) -> Iterator[Directive]:
     yield block("events", of=[directive("worker_connections", settings.connections)])
 
 
-def http(settings: Settings, servers: int, longest: int, variables: int, passes: bool) -> Iterator[Directive]:
-    """The first part of the http block, for so many names of servers, the longest of so many octets, and so many variables.
+def http(settings: Settings, hosts: Sequence[str], variables: int, passes: bool) -> Iterator[Directive]:
+    """The first part of the http block, for servers of these hosts, and so many variables.
 
     `passes` says that TLS comes from our own stream block, which tells the client's address by the PROXY protocol.
     """
+    servers, longest = len(hosts), max(map(len, hosts))
     yield directive("server_tokens", "off")
     yield directive("default_type", "text/plain")
     for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
@@ -80,7 +81,7 @@ def http(settings: Settings, servers: int, longest: int, variables: int, passes:
     yield directive("tcp_nodelay", "on")
     yield from _tls()
     yield from _clients(settings, passes)
-    yield from _maps(settings)
+    yield from _maps(settings, hosts)
     yield from _log(settings)
     yield directive("proxy_http_version", "1.1")
     for name, text in headers.PROXY.items():
@@ -135,13 +136,15 @@ def _clients(settings: Settings, passes: bool) -> Iterator[Directive]:
     yield block("geo", "$realip_remote_addr", "$glassnet_trusted", of=[entry("default", "no"), *(entry(each, "yes") for each in believed)])  # fmt: skip
 
 
-def _maps(settings: Settings) -> Iterator[Directive]:
+def _maps(settings: Settings, hosts: Iterable[str]) -> Iterator[Directive]:
     yield dollar()
     https, plain = str(settings.https_port), "80"
     yield block("map", "$http_upgrade", "$glassnet_connection", of=[entry("default", "upgrade"), entry("", "")])
     yield block("map", "$http_x_request_id", headers.REQUEST_ID, of=[entry("default", "$http_x_request_id"), entry("", "$request_id")])  # fmt: skip
     same = entry(r"~*^([^ ]+) \1(?::[0-9]+)?$", "$http_host")
-    yield block("map", "$host $http_host", headers.HOST, of=[entry("default", "$host"), same])
+    # what every request is told, once: known hosts are looked up, only others are compared by a regular expression
+    known = [entry(f"{host} {host}", "$http_host") for host in hosts if host and "*" not in host]
+    yield block("map", "$host $http_host", headers.HOST, of=[entry("default", "$host"), *known, same])
     said = [entry("default", "$scheme"), entry("yes:https", "https"), entry("yes:http", "http")]
     yield block("map", "$glassnet_trusted:$http_x_forwarded_proto", headers.SCHEME, of=said)
     yield block("map", headers.SCHEME, headers.PORT, of=[entry("default", plain), entry("https", https)])

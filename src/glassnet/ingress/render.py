@@ -57,8 +57,7 @@ def _http(site: Site, settings: Settings, tls: bool, generation: str) -> Iterato
     extra = dict.fromkeys(each for one in spelled for each in one.http)
     yield from defaults.http(
         settings,
-        len(names),
-        max(map(len, names)),
+        names,
         len(extra) + len(site.upstreams),
         tls and any(each.passthrough for each in site.servers),
     )
