@@ -89,7 +89,7 @@ def left(lab: Lab, node: str) -> dict[str, str]:
         # of iptables its tables and built-in chains are everybody's, and stay
         "nft": "nft list tables | grep -vE ' ip6? (nat|filter|mangle|raw)$' | while read line; do nft -s list $line; done",
         "iptables": "for i in iptables ip6tables; do $i-save | grep -E '^(-A|:)' | grep -vE '^:(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) ' | sed 's/\\[.*//'; done",
-        "files": "find /run/glassnet /opt/cni /etc/cni /var/lib/cni ! -type d | sort; ls -d /var/lib/cni/*",
+        "files": "find /run/glassnet /opt/cni /etc/cni /var/lib/cni ! -type d ! -path '/run/glassnet/pods/*' | sort; ls -d /var/lib/cni/*",  # pods/ is the lab's own
     }
     return {name: lab.node(node, "sh", "-c", text, check=False) for name, text in words.items()}
 

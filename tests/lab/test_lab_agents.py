@@ -195,6 +195,6 @@ def test_a_lab_that_was_killed_comes_back_with_rules_for_all_it_had(lab: Lab) ->
     process = json.loads((Path(lab.env["GLASSNET_STATE"]) / lab.name / "process.json").read_text())
     os.kill(process["pid"], signal.SIGKILL)
     until("the end of the killed lab", lambda: "was killed" in lab.glassnet("status").stdout)
-    lab.glassnet("up", "--nodes", "2")
+    lab.glassnet("up", "--dns", "none", "--nodes", "2")
     assert "nginx" in curl(lab, VIRTUAL)
     assert "10.240.0.21" in lab.host("vpc-router", "ip", "route", "show", "10.200.1.0/24")
