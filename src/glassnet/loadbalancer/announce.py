@@ -59,8 +59,8 @@ def local_nodes(service: Service, view: View) -> frozenset[str] | None:
 class Announcements:
     """What is to be announced, kept up to date Service by Service."""
 
-    def __init__(self, pools: Pools = Pools()) -> None:
-        self._pools = pools
+    def __init__(self, pools: Pools | None = None) -> None:
+        self._pools = pools or Pools()
         self._speakers: dict[str, Speaker] = {}
         self._eligible: dict[str, frozenset[str]] = {}  # pool -> nodes
         self._of: dict[Key, tuple[tuple[str, ...], frozenset[str] | None]] = {}

@@ -15,6 +15,8 @@ from glassnet.net import address
 
 MARK = "# glassnet: BGP of load balancers"
 """The first line of a configuration of ours."""
+LOCAL_PORT = 10179
+"""Where BIRD listens. It calls the routers, not they it: so it takes no right to a port below 1024, and none from another BGP speaker there."""
 
 
 class Site(NamedTuple):
@@ -90,7 +92,7 @@ def _attributes(bgp: Bgp) -> Iterator[str]:
 def _session(bgp: Bgp, site: Site, peer: Peer, password: str) -> Iterator[str]:
     own = site.of(address.family(peer.address))
     yield f"protocol bgp {protocol_name(peer)} {{"
-    yield f"    local {own} as {bgp.asn};"
+    yield f"    local {own} port {LOCAL_PORT} as {bgp.asn};"
     yield f"    neighbor {peer.address} port {peer.port} as {peer.asn};"
     yield f"    {f'multihop {peer.hops}' if peer.hops > 1 else 'direct'};"
     yield f"    hold time {peer.hold_time};"

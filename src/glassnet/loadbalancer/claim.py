@@ -7,6 +7,7 @@ asks first, as RFC 5227 has it, for silence may also mean that messages do not c
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
@@ -75,6 +76,10 @@ class Claims:
         claim = self._claims.get(ip)
         return claim.state if claim is not None else None
 
+    def claimed(self) -> Collection[str]:
+        """All addresses that something is done about."""
+        return self._claims.keys()
+
     def held(self) -> list[str]:
         """The addresses that are ours to answer for."""
         return [ip for ip, claim in self._claims.items() if claim.state is State.HOLDING]
@@ -124,9 +129,7 @@ class Claims:
             return
         if claim.state is State.YIELDING:
             self._drop(ip)
-        elif claim.state is State.PROBING and not live:
-            self._block(ip, claim, mac, now)
-        elif claim.state is State.BLOCKED and not live:
+        elif claim.state in (State.PROBING, State.BLOCKED) and not live:
             self._block(ip, claim, mac, now)
         elif claim.state is State.HOLDING:
             self._dispute(ip, claim, mac, live, now)

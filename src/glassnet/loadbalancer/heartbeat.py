@@ -16,20 +16,36 @@ SILENCE = 0.5
 """Seconds without a message after which a node counts as dead."""
 PATIENCE = 1.0
 """Seconds after the own start in which nodes that were never heard are waited for."""
+PORT = 10270
+"""UDP port of the messages."""
 _HEAD = struct.Struct("!8sQ8s?BB")  # own number, count, the other's number, leaving, MACs, length of the name
 _MAGIC = b"glassnet speaker 1\n"
 _SIGNED = 16  # octets of the authentication code that are sent
 
 
+class LoadBalancerSettings(NamedTuple):
+    """`namespace` has the ConfigMap of the pools, unless `file` is given. `links` are those to answer on; none: those with the node's addresses.
+
+    `key` authenticates the nodes' heartbeats, `port` is their UDP port; `bird` is BIRD's program.
+    """
+
+    namespace: str = "glassnet-system"
+    file: str = ""
+    links: tuple[str, ...] = ()
+    port: int = PORT
+    key: bytes = b""
+    bird: str = "/usr/sbin/bird"
+
+
 class Message(NamedTuple):
-    """One message: who sends it, its process's own number, a count, the number of whom it is for (zeros while that is not known).
+    """One message: who sends it, its process's own instance, a number that grows, the instance of whom it is for (zeros while that is not known).
 
     `leaving`: it is about to end, and others are to take its addresses; `macs` are its links' hardware addresses.
     """
 
     name: str
     instance: bytes
-    count: int
+    number: int
     echo: bytes = bytes(8)
     leaving: bool = False
     macs: tuple[bytes, ...] = ()
@@ -38,7 +54,7 @@ class Message(NamedTuple):
 def encode(message: Message, key: bytes) -> bytes:
     """A message as it is sent, with a code over it that takes the key to make."""
     name, macs = message.name.encode(), message.macs[:32]
-    head = _HEAD.pack(message.instance, message.count, message.echo, message.leaving, len(macs), len(name))
+    head = _HEAD.pack(message.instance, message.number, message.echo, message.leaving, len(macs), len(name))
     body = _MAGIC + head + name + b"".join(macs)
     return body + hmac.digest(key, body, "sha256")[:_SIGNED]
 
@@ -103,14 +119,14 @@ class Members:
             self.refused += 1
             return "", False, False
         peer = self._peers.get(message.name)
-        if peer is None or (message.instance == peer.instance and message.count <= peer.count):
+        if peer is None or (message.instance == peer.instance and message.number <= peer.count):
             return "", False, False
         fresh = message.instance != peer.instance
         if message.echo != self._instance:
             if fresh and not (peer.alive and now - peer.heard < SILENCE):
                 peer.instance, peer.count = message.instance, -1
             return message.name, False, True
-        peer.instance, peer.count, peer.macs, peer.heard = message.instance, message.count, message.macs, now
+        peer.instance, peer.count, peer.macs, peer.heard = message.instance, message.number, message.macs, now
         changed = not peer.alive or peer.leaving != message.leaving
         peer.alive, peer.leaving = True, message.leaving
         return message.name, changed, False
@@ -156,3 +172,7 @@ class Members:
     def alive(self) -> list[str]:
         """The nodes that are heard."""
         return [name for name, peer in self._peers.items() if peer.alive]
+
+    def macs(self) -> set[bytes]:
+        """The hardware addresses of all that were ever heard."""
+        return {mac for peer in self._peers.values() for mac in peer.macs}

@@ -133,7 +133,7 @@ def _icmp(to: bytes, mac: bytes, source: str, target: bytes, body: bytes) -> byt
 def _checksum(source: bytes, target: bytes, body: bytes) -> int:
     """RFC 4443, 2.3; 0 for a body with the right one in it."""
     data = source + target + struct.pack("!II", len(body), 58) + body + bytes(len(body) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
