@@ -79,10 +79,11 @@ def decode(data: bytes, key: bytes) -> Message | None:
 
 
 class _Peer:
-    __slots__ = ("alive", "count", "heard", "instance", "leaving", "macs")
+    __slots__ = ("alive", "count", "died", "heard", "instance", "leaving", "macs")
 
     def __init__(self) -> None:
         self.instance, self.count, self.heard = bytes(8), -1, -1e9
+        self.died = (bytes(8), 0.0)  # which process of it fell silent, and when it was heard last
         self.alive = self.leaving = False
         self.macs: tuple[bytes, ...] = ()
 
@@ -95,6 +96,7 @@ class Members:
         self._peers: dict[str, _Peer] = {}
         self._count = 0
         self._begun = self._ticked = now
+        self.splits: list[tuple[str, float]] = []  # nodes that were silent for so many seconds, and lived all the while
         self.refused = 0  # datagrams that were none of a speaker with our key
 
     def expect(self, names: set[str]) -> bool:
@@ -128,6 +130,8 @@ class Members:
             return message.name, False, True
         peer.instance, peer.count, peer.macs, peer.heard = message.instance, message.number, message.macs, now
         changed = not peer.alive or peer.leaving != message.leaving
+        if not peer.alive and peer.died[0] == message.instance:
+            self.splits.append((message.name, now - peer.died[1]))
         peer.alive, peer.leaving = True, message.leaving
         return message.name, changed, False
 
@@ -144,6 +148,7 @@ class Members:
                 peer.heard = min(now, peer.heard + stood)
             if peer.alive and now - peer.heard > SILENCE:
                 peer.alive = peer.leaving = False
+                peer.died = (peer.instance, peer.heard)
                 died.add(name)
         return died
 

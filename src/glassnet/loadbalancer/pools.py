@@ -241,7 +241,7 @@ def _peer(body: Any, path: str, faults: list[Fault]) -> Iterator[Peer]:
     if not there:
         faults.append((f"{path}.address", f"{path}.address: {part.address!r} is no IP address"))
     name = part.name or f"peer-{there.replace(':', '-').replace('.', '-')}"
-    if not _WORD.fullmatch(name):
+    if there and not _WORD.fullmatch(name):
         faults.append((f"{path}.name", f"{path}.name: {name!r}: want small letters, digits, '-' and '.'"))
     faults += _number(f"{path}.asn", part.asn, 1, (1 << 32) - 1)
     faults += _number(f"{path}.port", part.port, 1, 65535)

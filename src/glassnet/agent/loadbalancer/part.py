@@ -57,6 +57,7 @@ class LoadBalancerPart:
             links=settings.links,
             tell=self._told,
             moved=self._moved,
+            split=self._was_split,
         )
         self.handover = Handover(machine, self._address_of, self._macs, self._link)
         self.bird: BirdServer | None = None
@@ -222,6 +223,11 @@ class LoadBalancerPart:
         for key in self._announcements.services(told.ip):
             if (service := self._view.services.get(key)) is not None:
                 self._report(record(service.metadata, kind, reason, text))
+
+    def _was_split(self, node: str, seconds: float) -> None:
+        text = f"node {node} was not heard for {seconds:.1f} s and lived all the while: both may have answered for the same addresses; from now on one does. See what kept UDP port {self._settings.port}, or the link, between {self._node} and {node}"  # fmt: skip
+        log.warning("%s", text)
+        self._about_node("NodesSplit", text)
 
     def _about_node(self, reason: str, text: str) -> None:
         kind = "Normal" if reason == "BGPSessionUp" else "Warning"

@@ -56,7 +56,8 @@ class Speaker:
     """The speaker of node `me`. `run` until cancelled; `drain` first where there is time to.
 
     Give it the other nodes (`set_peers`) and what is to be announced (`set_vips`) whenever these change. `moved` hears which node an address
-    was taken over from: (address, that node's name; "" for nobody that is alive, or when it is not ours any more).
+    was taken over from: (address, that node's name; "" for nobody that is alive, or when it is not ours any more). `split` hears of a
+    node that fell silent for some seconds and lived all the while.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class Speaker:
         links: Iterable[str] = (),
         tell: Callable[[Told], None] = lambda told: None,
         moved: Callable[[str, str], None] = lambda ip, node: None,
+        split: Callable[[str, float], None] = lambda node, seconds: None,
     ) -> None:
         self._netns, self._me, self._port, self._links_wanted = netns, me, port, frozenset(links)
-        self._tell, self._moved = tell, moved
+        self._tell, self._moved, self._split = tell, moved, split
         self.members = Members(me, os.urandom(8), key, time.monotonic())
         self._own: tuple[str, ...] = ()
         self._peers: dict[str, tuple[str, ...]] = {}
@@ -190,7 +192,7 @@ class Speaker:
                 if before == self._me:
                     self._moved(ip, "")
                 for link in self._links.values():
-                    link.claims.give_up(ip, now)
+                    link.claims.give_up(ip, now, at_once=not owner)  # with nobody to wait for
                 continue
             silent = [name for name in vip.nodes if name != self._me and self.members.silent(name)]
             doubtful = elect.winner(ip, [*counted, *silent]) != self._me
@@ -273,6 +275,9 @@ class Speaker:
             if answer:
                 self._send_to(name)
             if changed:
+                for each in self.members.splits:
+                    self._split(*each)
+                self.members.splits.clear()
                 self._elect(self._vips)
                 for link in self._links.values():
                     link.claims.announce_all(now)
