@@ -157,17 +157,24 @@ class Site:
         """A Service goes."""
         self.view.apply(kinds.SERVICE, self.view.services[Key("demo", name)], deleted=True)
 
-    async def start(self, *names: str, **more: Any) -> None:
-        """Load balancers of these nodes, of all when none is named."""
+    async def start(self, *names: str, hear: bool = True, **more: Any) -> None:
+        """Load balancers of these nodes, of all when none is named; with `hear` they know of each other when this returns."""
         for name in names or self.nodes:
             await self.nodes[name].start(**more)
+        if hear:
+            await self.heard()
+
+    async def heard(self) -> None:
+        """Wait until all that run hear each other."""
+        parts = [node.part for node in self.nodes.values() if node.part is not None]
+        await until(lambda: all(len(part.speaker.members.alive()) >= len(parts) - 1 for part in parts), 10)
 
     def owners(self, ip: str = VIP) -> list[str]:
         """Who answers for an address."""
         return [name for name, node in self.nodes.items() if node.holds(ip)]
 
     async def owner(self, ip: str = VIP, without: str = "") -> str:
-        """The one that does, once it is one."""
+        """The one that does, once it is the only one."""
         await until(lambda: len(found := self.owners(ip)) == 1 and without not in found, 10)
         return self.owners(ip)[0]
 

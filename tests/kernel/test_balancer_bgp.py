@@ -77,7 +77,7 @@ async def _pause() -> None:
 async def test_the_router_uses_all_nodes_and_none_that_is_drained(site: Site) -> None:
     site.service(ips=(VIP, VIP6))
     site.endpoints(*NODES)
-    await site.start()
+    await site.start(hear=False)
     await reaches(site, {ips[0] for ips in NODES.values()})
     await reaches(site, {ips[1] for ips in NODES.values()}, VIP6)
     told = (await site.router.run(["birdc", "-s", "/srv/bird.ctl", "show route all for " + VIP])).decode()
@@ -96,7 +96,7 @@ async def test_the_router_uses_all_nodes_and_none_that_is_drained(site: Site) ->
 async def test_bird_that_is_gone_comes_back_and_is_told_of(site: Site) -> None:
     site.service()
     site.endpoints(*NODES)
-    await site.start("node-a")
+    await site.start("node-a", hear=False)
     await reaches(site, {NODES["node-a"][0]})
     node = site.nodes["node-a"]
     assert node.part is not None and node.part.bird is not None

@@ -79,13 +79,26 @@ def decode(data: bytes, key: bytes) -> Message | None:
 
 
 class _Peer:
-    __slots__ = ("alive", "count", "died", "heard", "instance", "leaving", "macs")
+    __slots__ = ("alive", "count", "died", "heard", "instance", "leaving", "left", "macs", "past")
 
     def __init__(self) -> None:
         self.instance, self.count, self.heard = bytes(8), -1, -1e9
         self.died = (bytes(8), 0.0)  # which process of it fell silent, and when it was heard last
-        self.alive = self.leaving = False
+        self.alive = self.leaving = self.left = False
         self.macs: tuple[bytes, ...] = ()
+        self.past: tuple[bytes, ...] = ()  # instances that are over
+
+
+class Taken(NamedTuple):
+    """What a datagram said: who sent it ("" for nobody we know), whether who is alive or leaving has changed by it, whom to answer at once
+    (an instance; b"" for nobody)."""
+
+    name: str = ""
+    changed: bool = False
+    answer: bytes = b""
+
+
+NOTHING = Taken()
 
 
 class Members:
@@ -107,33 +120,41 @@ class Members:
             self._peers[name] = _Peer()
         return any(lost)
 
-    def message_to(self, name: str, leaving: bool, macs: tuple[bytes, ...]) -> bytes:
-        """What to send a node now."""
+    def begin(self, now: float) -> None:
+        """From now on others can be heard."""
+        self._begun = self._ticked = now
+
+    def message_to(self, name: str, leaving: bool, macs: tuple[bytes, ...], echo: bytes = b"") -> bytes:
+        """What to send a node now; `echo` is the instance of one that is not known yet."""
         self._count += 1
         peer = self._peers.get(name)
-        echo = peer.instance if peer is not None else bytes(8)
-        return encode(Message(self.me, self._instance, self._count, echo, leaving, macs), self._key)
+        known = echo or (peer.instance if peer is not None else bytes(8))
+        return encode(Message(self.me, self._instance, self._count, known, leaving, macs), self._key)
 
-    def take(self, data: bytes, now: float) -> tuple[str, bool, bool]:
-        """A datagram came in: (who sent it, "" for nobody we know; whether who is alive or leaving has changed by it; whether to answer at once)."""
+    def take(self, data: bytes, now: float) -> Taken:
+        """A datagram came in."""
         message = decode(data, self._key)
         if message is None:
             self.refused += 1
-            return "", False, False
+            return NOTHING
         peer = self._peers.get(message.name)
-        if peer is None or (message.instance == peer.instance and message.number <= peer.count):
-            return "", False, False
+        if peer is None or message.instance in peer.past:
+            return NOTHING
         fresh = message.instance != peer.instance
-        if message.echo != self._instance:
-            if fresh and not (peer.alive and now - peer.heard < SILENCE):
-                peer.instance, peer.count = message.instance, -1
-            return message.name, False, True
+        if (
+            message.echo != self._instance
+        ):  # it does not know us yet: once it does, it has proved that it is not a recording
+            return Taken(message.name, False, message.instance if fresh else b"")
+        if not fresh and message.number <= peer.count:
+            return NOTHING
+        if fresh and any(peer.instance):
+            peer.past = (*peer.past[-63:], peer.instance)
         peer.instance, peer.count, peer.macs, peer.heard = message.instance, message.number, message.macs, now
         changed = not peer.alive or peer.leaving != message.leaving
         if not peer.alive and peer.died[0] == message.instance:
             self.splits.append((message.name, now - peer.died[1]))
-        peer.alive, peer.leaving = True, message.leaving
-        return message.name, changed, False
+        peer.alive, peer.leaving, peer.left = True, message.leaving, False
+        return Taken(message.name, changed, message.instance if fresh else b"")
 
     def tick(self, now: float) -> set[str]:
         """Call it every INTERVAL, with all datagrams taken; the nodes that have died since the last time.
@@ -147,6 +168,7 @@ class Members:
             if stood > INTERVAL:
                 peer.heard = min(now, peer.heard + stood)
             if peer.alive and now - peer.heard > SILENCE:
+                peer.left = peer.leaving
                 peer.alive = peer.leaving = False
                 peer.died = (peer.instance, peer.heard)
                 died.add(name)
@@ -165,6 +187,11 @@ class Members:
         """Whether a node says nothing, though it should: it is dead, or its messages do not come through, or it runs no speaker."""
         peer = self._peers.get(name)
         return peer is not None and not peer.alive
+
+    def dead(self, name: str) -> bool:
+        """Whether a node fell silent without having said that it is about to: its connections are lost. Of others only the speaker has ended."""
+        peer = self._peers.get(name)
+        return peer is not None and peer.count >= 0 and not peer.alive and not peer.left
 
     def settled(self, now: float) -> bool:
         """Whether all have been heard that are going to be."""

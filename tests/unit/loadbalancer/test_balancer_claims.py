@@ -42,8 +42,8 @@ class Pair:
             self.time += INTERVAL
             for one, other in ((self.a, self.b), (self.b, self.a)):
                 data = one.message_to(other.me, False, (LOW,))
-                if heard and other.take(data, self.time)[2]:
-                    one.take(other.message_to(one.me, False, (HIGH,)), self.time)
+                if heard and (answer := other.take(data, self.time).answer):
+                    one.take(other.message_to(one.me, False, (HIGH,), answer), self.time)
             died |= self.a.tick(self.time)
             self.b.tick(self.time)
         return died
@@ -75,20 +75,29 @@ def test_strangers_and_old_messages_count_for_nothing() -> None:
     early = pair.b.message_to("a", False, ())
     pair.beat(2)
     for data in (b"", b"x" * 200, heartbeat.encode(Message("b", b"bbbbbbbb", 99), b"another key"), early[:-1] + b"!"):
-        assert pair.a.take(data, pair.time)[0] == ""
+        assert pair.a.take(data, pair.time).name == ""
     assert pair.a.refused == 4
     recorded = pair.b.message_to("a", False, ())
     pair.beat(5, heard=False)
     assert pair.a.alive() == []
-    assert pair.a.take(early, pair.time)[0] == ""  # older than what was heard
+    pair.a.take(early, pair.time)  # from before b knew of a
+    assert pair.a.alive() == []
     fresh = Members(
         "a", b"cccccccc", b"a key", pair.time
     )  # a new process of a: what was recorded for the old one is no sign of life
     fresh.expect({"b"})
     fresh.take(recorded, pair.time)
     assert fresh.alive() == []
+    again = Members(
+        "b", b"BBBBBBBB", b"a key", pair.time
+    )  # b begins anew, and what its old process said counts no more
+    again.expect({"a"})
+    last, pair.b = pair.b.message_to("a", False, ()), again
+    pair.beat(2)
+    assert pair.a.alive() == ["b"] and pair.a.splits == []
+    assert pair.a.take(last, pair.time).name == ""
     unknown = Members("z", b"zzzzzzzz", b"a key", pair.time)
-    assert pair.a.take(unknown.message_to("a", False, ()), pair.time)[0] == ""
+    assert pair.a.take(unknown.message_to("a", False, ()), pair.time).name == ""
 
 
 @pytest.mark.parametrize("length", range(0, 83, 7))

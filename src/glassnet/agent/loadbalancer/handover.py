@@ -7,6 +7,7 @@ go to the former owner of their address, by an nftables table of our own (nft(8)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from glassnet.net.errors import CommandError
 log = logging.getLogger(__name__)
 TABLE = "glassnet_lb"
 COMMENT = "glassnet: connections of addresses that were taken over"
-KEEP = "1h"  # how long connections are sent on
+LOOK = 5.0  # seconds between looks at what the tables depend on, and tries after a failure
 _GATHER = 0.005  # seconds in which what is to be changed comes together
 _RULE = (
     "{ip} daddr @former ether saddr != @nodes ct state new,invalid tcp flags & syn == 0 "
@@ -39,10 +40,11 @@ class Handover:
         self._there: dict[str, str] = {}
         self._made: tuple[str, frozenset[str]] | None = None
         self._awake = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
         self.problem = ""
 
     def set(self, ip: str, node: str) -> None:
-        """Send what belongs to a connection of an address to its former owner; "" to nobody."""
+        """Send what belongs to a connection of an address to the node it is on; "" to nobody."""
         there = self._address_of(node, ":" in ip) if node else ""
         if there:
             self._wanted[ip] = there
@@ -50,16 +52,30 @@ class Handover:
             self._wanted.pop(ip, None)
         self._awake.set()
 
+    async def write(self) -> None:
+        """Have the kernel know by the return of this what has been set so far."""
+        self._awake.clear()
+        await self._write_whole()
+
     async def run(self) -> None:
         """Until cancelled; then the tables go."""
         try:
             while True:
-                await self._awake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK):
+                        await self._awake.wait()
                 await asyncio.sleep(_GATHER)
                 self._awake.clear()
-                await self._write()
+                await self._write_whole()
         finally:
-            await asyncio.shield(sweep(self._machine))
+            if self._writing is not None:
+                await asyncio.wait({self._writing})
+            await sweep(self._machine)
+
+    async def _write_whole(self) -> None:
+        """In a task of its own: who is cancelled meanwhile leaves it to end, and hears of it for sure (asyncio.wait_for may lose that)."""
+        self._writing = asyncio.create_task(self._write())
+        await asyncio.shield(self._writing)
 
     async def _write(self) -> None:
         link, macs = self._link(), frozenset(self._macs())
@@ -72,9 +88,6 @@ class Handover:
             self._there = {}
         for ip in [ip for ip in self._there if self._wanted.get(ip) != self._there[ip]]:
             lines.append(f"delete element {_family(ip)} {TABLE} former {{ {ip} }}")
-            lines.insert(
-                -1, f"add element {_family(ip)} {TABLE} former {{ {ip} : {self._there[ip]} }}"
-            )  # it may be over
         for ip, there in self._wanted.items():
             if self._there.get(ip) != there:
                 lines.append(f"add element {_family(ip)} {TABLE} former {{ {ip} : {there} }}")
@@ -103,7 +116,7 @@ def _table(family: str, link: str, macs: frozenset[str]) -> list[str]:
         f"add table {family} {TABLE}",
         f"delete table {family} {TABLE}",
         f'table {family} {TABLE} {{ comment "{COMMENT}";',
-        f" map former {{ type {kind} : {kind}; timeout {KEEP}; }}",
+        f" map former {{ type {kind} : {kind}; }}",
         f" set nodes {{ type ether_addr; {nodes} }}",
         f" chain prerouting {{ type filter hook prerouting priority mangle; {_RULE.format(ip=family, link=link)}; }}",
         "}",

@@ -91,6 +91,8 @@ class LoadBalancerPart:
                 self._awake.set()
                 await asyncio.sleep(0)
                 self._turn()  # the speaker begins with all it has to know
+                self.speaker.open()
+                await self.handover.write()  # before the first packet of somebody else's connection comes
                 group.create_task(self.speaker.run())
                 while True:
                     await self._awake.wait()

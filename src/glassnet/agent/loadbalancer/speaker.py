@@ -55,8 +55,8 @@ class _Link:
 class Speaker:
     """The speaker of node `me`. `run` until cancelled; `drain` first where there is time to.
 
-    Give it the other nodes (`set_peers`) and what is to be announced (`set_vips`) whenever these change. `moved` hears which node an address
-    was taken over from: (address, that node's name; "" for nobody that is alive, or when it is not ours any more). `split` hears of a
+    Give it the other nodes (`set_peers`) and what is to be announced (`set_vips`) whenever these change. `moved` hears on which
+    other node an address's connections are: (address, its owner, or the one that this node took over from; "" for none). `split` hears of a
     node that fell silent for some seconds and lived all the while.
     """
 
@@ -80,6 +80,7 @@ class Speaker:
         self._names: dict[str, str] = {}  # address -> node
         self._vips: dict[str, Vip] = {}
         self._owners: dict[str, str] = {}
+        self._elsewhere: dict[str, str] = {}
         self._links: dict[str, _Link] = {}
         self._sockets: dict[str, socket.socket] = {}
         self._leaving = False
@@ -124,11 +125,16 @@ class Speaker:
         """A link that is spoken on, by name; "" for none."""
         return min(self._links, default="")
 
+    def open(self) -> None:
+        """Find the links to speak on; `run` does it, too."""
+        self._open_links()
+
     # -- the loop
 
     async def run(self) -> None:
         """Until cancelled; then nobody here answers any more."""
         tick = look = time.monotonic()
+        self.members.begin(tick)
         settled = False
         try:
             while True:
@@ -183,25 +189,34 @@ class Speaker:
                 self._owners.pop(ip, None)
                 for link in self._links.values():
                     link.claims.give_up(ip, now, at_once=True)
-                if before == self._me:
-                    self._moved(ip, "")
+                self._tell_elsewhere(ip, "")
                 continue
             counted = [name for name in vip.nodes if self._counts(name, now)]
             owner = self._owners[ip] = elect.winner(ip, counted)
             if owner != self._me:
-                if before == self._me:
-                    self._moved(ip, "")
+                self._tell_elsewhere(ip, owner)
                 for link in self._links.values():
                     link.claims.give_up(ip, now, at_once=not owner)  # with nobody to wait for
                 continue
+            if not before:
+                self._tell_elsewhere(ip, elect.winner(ip, [name for name in counted if name != self._me]))
+            if self.members.dead(self._elsewhere.get(ip, "")):
+                self._tell_elsewhere(ip, "")
             silent = [name for name in vip.nodes if name != self._me and self.members.silent(name)]
             doubtful = elect.winner(ip, [*counted, *silent]) != self._me
-            if before != self._me:
-                former = before or elect.winner(ip, [name for name in counted if name != self._me])
-                self._moved(ip, "" if self.members.silent(former) else former)
             for link in self._links.values():
                 link.sockets.join(ip)
                 link.claims.own(ip, doubtful, now)
+
+    def _tell_elsewhere(self, ip: str, node: str) -> None:
+        """The connections of an address that this node does not know are on that one: its owner, or the one before this."""
+        if self._elsewhere.get(ip, "") == node:
+            return
+        if node:
+            self._elsewhere[ip] = node
+        else:
+            del self._elsewhere[ip]
+        self._moved(ip, node)
 
     def _counts(self, name: str, now: float) -> bool:
         return not self._leaving if name == self._me else self.members.takes_part(name, now)
@@ -254,12 +269,12 @@ class Speaker:
             log.warning("no sign of life of %s for %g s", ", ".join(sorted(died)), heartbeat.SILENCE)
             self._elect(self._vips)
 
-    def _send_to(self, name: str) -> None:
+    def _send_to(self, name: str, echo: bytes = b"") -> None:
         macs = tuple(link.sockets.mac for link in self._links.values())
         for ip in self._peers.get(name, ()):
             if (sock := self._sockets.get(address.family(ip))) is not None:
                 with contextlib.suppress(OSError):  # no route, or a queue that is full: the next one is soon
-                    sock.sendto(self.members.message_to(name, self._leaving, macs), (ip, self._port))
+                    sock.sendto(self.members.message_to(name, self._leaving, macs, echo), (ip, self._port))
                 return
 
     def _receive(self, sock: socket.socket) -> None:
@@ -271,10 +286,10 @@ class Speaker:
             if address.canonical(where[0]) not in self._names:
                 continue
             now = time.monotonic()
-            name, changed, answer = self.members.take(data, now)
-            if answer:
-                self._send_to(name)
-            if changed:
+            taken = self.members.take(data, now)
+            if taken.answer:
+                self._send_to(taken.name, taken.answer)
+            if taken.changed:
                 for each in self.members.splits:
                     self._split(*each)
                 self.members.splits.clear()
