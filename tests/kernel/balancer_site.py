@@ -95,7 +95,7 @@ class Balanced:
 
     def holds(self, ip: str) -> bool:
         """Whether it answers for an address."""
-        return self.part is not None and ip in self.part.speaker.held()
+        return self.part is not None and self.part.speaker._running and ip in self.part.speaker.held()
 
     def told(self, reason: str) -> list[str]:
         """Messages of its Events."""

@@ -100,6 +100,7 @@ class LoadBalancerPart:
                     self._turn()
         finally:
             unsubscribe()
+            self.speaker.close()
             if self._bird_task is not None:
                 self._bird_task.cancel()
                 await asyncio.gather(self._bird_task, return_exceptions=True)

@@ -83,7 +83,7 @@ class Speaker:
         self._elsewhere: dict[str, str] = {}
         self._links: dict[str, _Link] = {}
         self._sockets: dict[str, socket.socket] = {}
-        self._leaving = False
+        self._leaving = self._running = False
         self._awake = asyncio.Event()
         self.problem = ""
 
@@ -126,7 +126,7 @@ class Speaker:
         return min(self._links, default="")
 
     def open(self) -> None:
-        """Find the links to speak on; `run` does it, too."""
+        """Find the links to speak on. Nothing is said there before `run`."""
         self._open_links()
 
     # -- the loop
@@ -135,6 +135,7 @@ class Speaker:
         """Until cancelled; then nobody here answers any more."""
         tick = look = time.monotonic()
         self.members.begin(tick)
+        self._running = True
         settled = False
         try:
             while True:
@@ -155,7 +156,7 @@ class Speaker:
                     async with asyncio.timeout(max(0.0, min(tick, look, *due) - time.monotonic())):
                         await self._awake.wait()
         finally:
-            self._close()
+            self.close()
 
     async def drain(self) -> None:
         """Have others take over all that is held here; returns when they have, or a second later."""
@@ -169,7 +170,9 @@ class Speaker:
                 return
             await asyncio.sleep(0.01)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Say and hear nothing more."""
+        self._running = False
         for name in tuple(self._links):
             self._links.pop(name).sockets.close()
         loop = asyncio.get_running_loop()
@@ -245,7 +248,7 @@ class Speaker:
 
     def _hear(self, name: str, heard: Heard) -> None:
         link, now = self._links.get(name), time.monotonic()
-        if link is None or link.claims.state(heard.ip) is None:
+        if link is None or not self._running or link.claims.state(heard.ip) is None:
             return
         if heard.asks:
             if heard.probe:
