@@ -24,6 +24,9 @@ AGAIN = 1.0
 STRIFE = 3.0
 """Seconds for which a live node may announce what is ours before that is a conflict: facts reach nodes at different times."""
 
+GAP = 1.0
+"""Seconds without another announcement after which such a dispute was over."""
+
 
 class State(Enum):
     """What a node does about an address: asks whether it is free, answers, answers until another does, waits for who has it to go."""
@@ -50,11 +53,11 @@ class Conflict(NamedTuple):
 
 
 class _Claim:
-    __slots__ = ("deadline", "probes", "rival", "rival_since", "state")
+    __slots__ = ("deadline", "probes", "rival", "rival_last", "rival_since", "state")
 
     def __init__(self, state: State, deadline: float) -> None:
         self.state, self.deadline, self.probes = state, deadline, 0
-        self.rival, self.rival_since = b"", -1e9
+        self.rival, self.rival_since, self.rival_last = b"", -1e9, -1e9
 
 
 class Claims:
@@ -141,8 +144,9 @@ class Claims:
             self._block(ip, claim, mac, now)
 
     def _dispute(self, ip: str, claim: _Claim, mac: bytes, live: bool, now: float) -> None:
-        if claim.rival != mac or now - claim.rival_since > 2 * EVERY:
+        if claim.rival != mac or now - claim.rival_last > GAP:
             claim.rival, claim.rival_since = mac, now
+        claim.rival_last = now
         if live:
             if now - claim.rival_since > STRIFE:
                 self.conflicts[ip] = Conflict(ip, mac, True)

@@ -181,7 +181,10 @@ def test_a_live_node_that_announces_for_a_moment_is_no_conflict_and_what_is_held
     claims.due(3)
     claims.heard(IP, LOW, True, 4)
     assert claims.answers(IP) and not claims.conflicts
-    claims.heard(IP, LOW, True, 9)
+    claims.heard(IP, LOW, True, 9)  # another time: the address has moved and come back
+    assert claims.answers(IP) and not claims.conflicts
+    for tenth in range(90, 130, 5):
+        claims.heard(IP, LOW, True, tenth / 10)
     assert claims.conflicts[IP].held
     claims.due(EVERY - 1)
     assert claims.due(EVERY) == [Act("announce", IP)]
