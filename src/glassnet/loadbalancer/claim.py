@@ -121,7 +121,8 @@ class Claims:
     def announce_all(self, now: float) -> None:
         """Tell everybody again: a node that was silent is heard, and the other half of a network may believe something else."""
         for ip in self.held():
-            self._at(now, "announce", ip)
+            for later in (0.0, *REPEATS[:2]):  # who hears us only now may give the address up a moment later
+                self._at(now + later, "announce", ip)
 
     # -- what is heard
 
