@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make up` and `make test`.
-.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-dns bench-ingress bench-trace fuzz-trace fuzz-parsers soak lock clean
+.PHONY: setup up down test check bench bench-proxy bench-cni bench-agent bench-dns bench-ingress bench-lb bench-trace fuzz-trace fuzz-parsers soak lock clean
 
 setup:
 	@scripts/setup.sh
@@ -42,6 +42,10 @@ bench-dns:
 bench-ingress:
 	@TESTS=1 scripts/setup.sh
 	@.venv/bin/python -m benchmarks ingress
+
+bench-lb:
+	@TESTS=1 scripts/setup.sh
+	@.venv/bin/python -m benchmarks loadbalancer
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach

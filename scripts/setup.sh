@@ -27,6 +27,7 @@ ipset ipset
 knotd knot
 nginx nginx
 /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
+bird bird2
 "
 
 # the tests compare with the reference CNI plugins, and have real runtimes call CNI plugins, for containers made of busybox
@@ -64,11 +65,11 @@ if [ -n "$(echo "$missing" | tr -d ' ')" ]; then
     fi
     echo "Installing Debian packages: $missing"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-    # The packages knot and nginx would each start a server of their own, and again at every boot; only the programs are wanted. Who has one
+    # The packages knot, nginx and bird2 would each start a server of their own, and again at every boot; only the programs are wanted. Who has one
     # already keeps it as it is.
     own_servers=""
-    for name in knot nginx; do
-        case " $missing " in *" $name "*) [ ! -d /run/systemd/system ] || own_servers="$own_servers $name.service" ;; esac
+    for name in knot nginx bird2; do
+        case " $missing " in *" $name "*) [ ! -d /run/systemd/system ] || own_servers="$own_servers ${name%2}.service" ;; esac
     done
     # shellcheck disable=SC2086
     [ -z "$own_servers" ] || $as_root systemctl mask --runtime --quiet $own_servers

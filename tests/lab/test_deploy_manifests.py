@@ -63,7 +63,7 @@ def test_the_controller_needs_all_of_its_rights_and_no_others(api: ServedApi, gu
 
 
 def test_pod_cidrs_are_allocated_with_the_component_s_rights(api: ServedApi, guard: Guard, tmp_path: Path) -> None:
-    manifests = _with_component(api, "allocate-pod-cidrs")
+    manifests = with_component(api, "allocate-pod-cidrs")
     guard.bind(read_rights(manifests))
     deployment = next(m for m in manifests if m["kind"] == "Deployment")
     command = deployment["spec"]["template"]["spec"]["containers"][0]["command"]
@@ -84,7 +84,7 @@ def test_pod_cidrs_are_allocated_with_the_component_s_rights(api: ServedApi, gua
     assert guard.refused == []
 
 
-def _with_component(api: ServedApi, name: str) -> list[dict[str, Any]]:
+def with_component(api: ServedApi, name: str) -> list[dict[str, Any]]:
     """Ours with a component, from a kustomization beside a copy: kustomize takes no absolute paths."""
     copy = api.directory / "deploy"
     subprocess.run(["cp", "-r", str(DEPLOY), str(copy)], check=True)

@@ -136,6 +136,12 @@ class Attributes(NamedTuple):
     subresource: str = ""
 
 
+def _selected(request: web.Request) -> str:
+    """The one object that a list or watch is restricted to by a field selector: a role for its name allows that (Kubernetes, "Using RBAC")."""
+    path, _, name = request.query.get("fieldSelector", "").partition("=")
+    return name.lstrip("=") if path == "metadata.name" and "," not in name else ""
+
+
 def attributes(request: web.Request) -> Attributes | None:
     """What a request wants of which resource, read off the route that serves it; None where no resource is concerned."""
     place = request.match_info.route.resource
@@ -148,13 +154,13 @@ def attributes(request: web.Request) -> Attributes | None:
     if not rest:
         return None
     info = request.match_info
-    name, subresource = info.get("name", ""), info.get("subresource", "".join(rest[2:3]))
+    name, subresource = info.get("name", "") or _selected(request), info.get("subresource", "".join(rest[2:3]))
     verb = _VERBS.get(request.method, request.method.lower())
     if subresource in STREAMS:
         verb = "create"
-    elif not name and verb == "get":
+    elif not info.get("name") and verb == "get":
         verb = "watch" if request.query.get("watch") in ("true", "1") else "list"
-    elif not name and verb == "delete":
+    elif not info.get("name") and verb == "delete":
         verb = "deletecollection"
     return Attributes(verb, group, rest[0], info.get("namespace", ""), name, subresource)
 

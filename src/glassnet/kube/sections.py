@@ -72,8 +72,11 @@ def line(item: Manifest | None, path: str) -> int:
     if item is None:
         return 0
     found_in, node = item.line(path), item.node
-    for step in path.split(".") if not path.endswith("]") else ():
+    for step in path.replace("[", ".").replace("]", "").split(".") if not path.endswith("]") else ():
         pairs = node.value if isinstance(node.value, list) else []
+        if step.isdigit() and int(step) < len(pairs) and not isinstance(pairs[0], tuple):
+            node = pairs[int(step)]
+            continue
         found = next((pair for pair in pairs if isinstance(pair, tuple) and pair[0].value == step), None)
         if found is None:
             break

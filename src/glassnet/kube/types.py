@@ -322,6 +322,7 @@ class LoadBalancerStatus(Obj, frozen=True, rename="camel", gc=False):
 
 class ServiceStatus(Obj, frozen=True, rename="camel", gc=False):
     load_balancer: LoadBalancerStatus = LoadBalancerStatus()
+    conditions: tuple[Condition, ...] = ()
 
 
 class ServiceSpec(Obj, frozen=True, rename="camel", gc=False):
@@ -342,6 +343,8 @@ class ServiceSpec(Obj, frozen=True, rename="camel", gc=False):
     health_check_node_port: int = 0
     publish_not_ready_addresses: bool = False
     traffic_distribution: str | None = None
+    ip_family_policy: str = "SingleStack"
+    load_balancer_ip: str = field(name="loadBalancerIP", default="")
 
 
 class Service(Obj, frozen=True, rename="camel", gc=False):

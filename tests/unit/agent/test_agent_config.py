@@ -118,6 +118,14 @@ routes:
   mtu: 1400  # agent.yaml:12
   vxlanID: 7  # --routes-vxlan-id
   vxlanPort: 8472  # default
+loadBalancer:
+  enabled: false  # default
+  namespace: glassnet-system  # default
+  poolsFile: ''  # default
+  links: []  # default
+  heartbeatPort: 10270  # default
+  heartbeatKeyFile: ''  # default
+  bird: /usr/sbin/bird  # default
 logging:
   format: text  # default
   level: info  # default
@@ -136,6 +144,7 @@ def test_every_option_sets_its_field_and_every_field_prints() -> None:
     special = {
         "routes-mode": "direct", "log-format": "json", "log-level": "debug", "proxy-mode": "nftables", "cni-conf": "ptp", "cni": "true",
         "cni-socket": "/run/a", "cni-bin-dir": "/b", "cni-conf-dir": "/c", "cluster-cidrs": "10.0.0.0/8", "node-name": "n", "kubeconfig": "/k",
+        "load-balancer-pools-file": "/p", "load-balancer-heartbeat-key-file": "/k",
     }  # fmt: skip
     for option in OPTIONS:
         value = special.get(option.flag, values[option.kind])

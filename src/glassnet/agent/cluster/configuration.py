@@ -45,6 +45,15 @@ class PodCidrs(Section, frozen=True):
     node_mask_size_ipv6: int = msgspec.field(name="nodeMaskSizeIPv6", default=64)
 
 
+class LoadBalancer(Section, frozen=True):
+    """Addresses for Services of type LoadBalancer. Without `namespace` the ConfigMap of the pools is where the Lease is."""
+
+    enabled: bool = False
+    namespace: str = ""
+    pools_file: str = ""
+    default_class: bool = True
+
+
 class Logging(Section, frozen=True):
     format: str = "text"
     level: str = "info"
@@ -58,6 +67,7 @@ class ControllerConfig(Section, frozen=True):
     bind_address: str = f"127.0.0.1:{PORT}"
     leader_election: LeaderElection = LeaderElection()
     pod_cidrs: PodCidrs = msgspec.field(name="podCIDRs", default=PodCidrs())
+    load_balancer: LoadBalancer = LoadBalancer()
     logging: Logging = Logging()
 
 
@@ -77,6 +87,10 @@ FLAGS: dict[str, tuple[str, str, str]] = {
     "cluster-cidr": ("podCIDRs.clusterCIDRs", "list", "The cluster's pod ranges, with commas: one or two, of different families."),
     "node-cidr-mask-size-ipv4": ("podCIDRs.nodeMaskSizeIPv4", "number", "Prefix length of a Node's IPv4 range."),
     "node-cidr-mask-size-ipv6": ("podCIDRs.nodeMaskSizeIPv6", "number", "Prefix length of a Node's IPv6 range."),
+    "load-balancer": ("loadBalancer.enabled", "bool", "Give Services of type LoadBalancer addresses out of pools."),
+    "load-balancer-namespace": ("loadBalancer.namespace", "text", "Where the ConfigMap glassnet-loadbalancer is; that of the Lease."),
+    "load-balancer-pools-file": ("loadBalancer.poolsFile", "text", "A file of pools, in place of the ConfigMap."),
+    "default-class": ("loadBalancer.defaultClass", "bool", "Serve Services without a loadBalancerClass, too."),
     "log-format": ("logging.format", "text", "text, or json: one object a line."),
     "log-level": ("logging.level", "text", "debug, info, warning or error."),
 }  # fmt: skip
@@ -171,6 +185,8 @@ def _check(config: ControllerConfig) -> list[Fault]:
     for number, url in enumerate(config.servers):
         if not url.startswith(("http://", "https://")):
             faults.append((f"servers[{number}]", f"servers: {url!r} is no http or https URL"))
+    if (place := config.load_balancer.pools_file) and not place.startswith("/"):
+        faults.append(("loadBalancer.poolsFile", f"loadBalancer.poolsFile: {place!r} is no absolute path"))
     for path, value, choices in (
         ("logging.format", config.logging.format, FORMATS),
         ("logging.level", config.logging.level, LEVELS),

@@ -19,12 +19,15 @@ from glassnet.agent.cluster.metrics import ControllerMetrics
 from glassnet.agent.cluster.node_conditions import NodeConditions, decode_node
 from glassnet.agent.events import EventRecorder
 from glassnet.agent.leader import Leader, Standing
+from glassnet.agent.loadbalancer import source
+from glassnet.agent.loadbalancer.allocation import Allocation
 from glassnet.agent.proxy.servers import Listening
 from glassnet.client.informer import Informer
 from glassnet.client.kubeconfig import Access
 from glassnet.client.rest import RestApi
 from glassnet.kernel.host import HostMachine
 from glassnet.kube import kinds
+from glassnet.kube.kinds import Kind
 from glassnet.kube.view import View
 from glassnet.net.errors import ApiError, GlassnetError
 from glassnet.proxy.config import host_port, seconds
@@ -92,6 +95,7 @@ class Controller:
         view, writer = View(), Writer(self._api, _now)
         events = EventRecorder(writer)
         self._nodes = Informer(self._api, kinds.NODE, view, decode=decode_node, on_error=self._watch_failed)
+        others = self._watched_by_allocation(view) if self.config.load_balancer.enabled else []
         self._conditions = NodeConditions(
             view,
             writer,
@@ -104,18 +108,54 @@ class Controller:
         self._working = True
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._nodes.run())
+                for informer in (self._nodes, *others):
+                    group.create_task(informer.run())
                 await self._nodes.synced.wait()
                 log.info("working: %d nodes", len(view.nodes))
                 group.create_task(events.run())
                 group.create_task(self._conditions.run())
+                if others:
+                    for informer in others:
+                        await informer.synced.wait()
+                    group.create_task(self._allocation(view, writer, events).run())
         finally:
             self._working = False
 
-    def _watch_failed(self, error: GlassnetError) -> None:
+    def _watched_by_allocation(self, view: View) -> list[Informer]:
+        wanted = {kinds.SERVICE: "", kinds.SERVICE_CIDR: ""}
+        if not self.config.load_balancer.pools_file:
+            wanted[kinds.CONFIG_MAP] = source.SELECTOR
+        return [
+            Informer(
+                self._api,
+                kind,
+                view,
+                field_selector=fields,
+                on_error=lambda error, kind=kind: self._watch_failed(error, kind),  # type: ignore[misc]
+            )
+            for kind, fields in wanted.items()
+        ]
+
+    def _allocation(self, view: View, writer: Writer, events: EventRecorder) -> Allocation:
+        part = self.config.load_balancer
+        return Allocation(
+            view,
+            writer,
+            namespace=part.namespace or configs.lease_namespace(self.config),
+            file=part.pools_file,
+            default_class=part.default_class,
+            now=_now,
+            may_write=self.may_write,
+            report=events,
+            written=self.metrics.patched,
+        )
+
+    def _watch_failed(self, error: GlassnetError, kind: Kind = kinds.NODE) -> None:
         self.metrics.watch_failed()
         forbidden = isinstance(error, ApiError) and error.status == 403
-        log.warning("watch of nodes: %s%s", error, "; see the ClusterRole glassnet-controller" if forbidden else "")
+        log.warning(
+            "watch of %s: %s%s", kind.resource, error, "; see the ClusterRole glassnet-controller" if forbidden else ""
+        )
 
     # -- what is served
 

@@ -19,8 +19,10 @@ import msgspec
 from glassnet.agent.changes import Writer
 from glassnet.agent.cni.facts import pod_cidrs
 from glassnet.agent.events import EventRecorder
+from glassnet.agent.loadbalancer import source
+from glassnet.agent.loadbalancer.part import LoadBalancerPart
 from glassnet.agent.node.cni import CniPart
-from glassnet.agent.node.configuration import AgentConfig, proxy_config
+from glassnet.agent.node.configuration import AgentConfig, balancer_settings, proxy_config
 from glassnet.agent.node.health import AgentHealth, health_handler
 from glassnet.agent.node.lock import NodeLock
 from glassnet.agent.node.metrics import AgentMetrics
@@ -36,7 +38,7 @@ from glassnet.client.rest import RestApi
 from glassnet.client.watches import Watches
 from glassnet.cni.node import NodeFacts
 from glassnet.kernel.host import HostMachine
-from glassnet.kube import kinds
+from glassnet.kube import kinds, narrow
 from glassnet.kube.change import Record
 from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Event, Key, View
@@ -65,12 +67,15 @@ class NodeAgent:
         self._events = EventRecorder(Writer(self._api, lambda: datetime.now(UTC)))
         self._proxy = self._make_proxy() if config.proxy.enabled else None
         self._routes = self._make_routes() if config.routes.enabled else None
+        self._balancer = self._make_balancer() if config.load_balancer.enabled else None
         self._metrics = AgentMetrics(self._watches.standing, self._proxy.metrics if self._proxy else None)
         if (routes := self._routes) is not None:  # counted when somebody asks
             self._metrics.routes.set_function(lambda: routes.routes)
             self._metrics.problems.set_function(lambda: len(routes.problems))
         self._cni = CniPart(config.cni, self._machine, self._metrics.call) if config.cni.enabled else None
-        self.health = AgentHealth(self._watches.standing, self._cni, self._proxy, self._routes, self._programmed)
+        self.health = AgentHealth(
+            self._watches.standing, self._cni, self._proxy, self._routes, self._programmed, self._balancer
+        )
         self._was_ready = dict.fromkeys(self._programmed(), False)
         self._tasks: list[asyncio.Task[Any]] = []
         self._listeners: list[Listening] = []
@@ -94,6 +99,10 @@ class NodeAgent:
             part.vxlan_port,
         )
         return NodeRoutes(self.view, self._machine.netns, self.node, settings, report=self._events)
+
+    def _make_balancer(self) -> LoadBalancerPart:
+        settings = balancer_settings(self.config.load_balancer)
+        return LoadBalancerPart(self.view, self._machine, self.node, settings, self._events)
 
     # -- life
 
@@ -131,8 +140,11 @@ class NodeAgent:
             self._start(self._tell_cni_then(self._routes), essential=False)
         if self._proxy is not None:
             self._start(self._run_proxy(self._proxy))
+        if self._balancer is not None:
+            self._start(self._run_balancer(self._balancer))
         self._events(Record(about_node(self.node), "Normal", "Starting", "", "glassnet-agent"))
-        parts = ", ".join(name for name in ("cni", "proxy", "routes") if getattr(self.config, name).enabled)
+        names = {"cni": "cni", "proxy": "proxy", "routes": "routes", "load balancer": "load_balancer"}
+        parts = ", ".join(name for name, part in names.items() if getattr(self.config, part).enabled)
         log.info("agent of %s: %s; API %s", self.node, parts, ", ".join(self._access.servers), extra=self._about())
         tell_systemd("READY=1\nSTATUS=waiting for the first lists of the API server")
 
@@ -154,6 +166,8 @@ class NodeAgent:
 
     async def _close(self) -> None:
         tell_systemd("STOPPING=1")
+        if self._balancer is not None:
+            await self._balancer.drain()  # first: others answer before this node does no more
         if self._cni is not None:
             await self._cni.close()
         if self._proxy is not None:
@@ -173,7 +187,13 @@ class NodeAgent:
         wanted = [kinds.NODE]
         if self._proxy is not None:
             wanted += [kinds.SERVICE, kinds.ENDPOINT_SLICE, kinds.SERVICE_CIDR]
-        watch_services(self._watches, "" if self._routes is not None else self.node, wanted, never_empty=True)
+        elif self._balancer is not None:
+            wanted += [kinds.SERVICE, kinds.ENDPOINT_SLICE]
+        one = self.node if self._routes is None and self._balancer is None else ""
+        decode = source.decode if self._balancer is not None else narrow.decode
+        watch_services(self._watches, one, wanted, never_empty=True, decode=decode)
+        if self._balancer is not None and not self.config.load_balancer.pools_file:
+            self._watches.add(kinds.CONFIG_MAP, field_selector=source.SELECTOR)
 
     def _watch_failed(self, kind: Kind, error: GlassnetError) -> None:
         """Watches tell the log; what is forbidden is said on the Node too, once."""
@@ -218,6 +238,10 @@ class NodeAgent:
         gc.freeze()  # what the View holds now lives long: to walk it again and again would be the longest pause there is
         await proxy.run()
 
+    async def _run_balancer(self, balancer: LoadBalancerPart) -> None:
+        await self._watches.synced(kinds.NODE, kinds.SERVICE, kinds.ENDPOINT_SLICE)
+        await balancer.run()
+
     def _tell_absence(self) -> None:
         node = self.view.nodes.get(Key("", self.node))
         if node is None:
@@ -238,6 +262,8 @@ class NodeAgent:
             done["proxy"] = self._proxy.first_sync.is_set()
         if self._routes is not None:
             done["routes"] = self._routes.first_sync.is_set()
+        if self._balancer is not None:
+            done["loadBalancer"] = self._balancer.first_sync.is_set()
         return done
 
     def _tick(self) -> None:

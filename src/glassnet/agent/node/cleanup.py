@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from glassnet.agent.cni import programs
 from glassnet.agent.cni.inventory import NodeInventory
+from glassnet.agent.loadbalancer import bird, handover
 from glassnet.agent.node import configuration
 from glassnet.agent.node.cni import FILE
 from glassnet.agent.node.configuration import AgentConfig
@@ -69,6 +70,8 @@ async def cleanup(config: AgentConfig, keep_pods: bool = False) -> Cleaned:
         left = [f"iptables chains KUBE-…: {', '.join(others)} runs here, they are its own now"] if others else []
         faults = await sweep_proxy([mode for mode in configs.MODES if mode != "iptables" or not others])
         faults += await _sweep_routes(machine, config)
+        await handover.sweep(machine)
+        bird.sweep(machine)
         if pods:
             left.append(f"all that is CNI's: {len(pods)} containers have links of ours")
         else:
@@ -186,8 +189,8 @@ async def found(machine: Host, config: AgentConfig) -> list[str]:
     out += [line async for line in _chains(machine)]
     with contextlib.suppress(CommandError):
         tables = (await machine.run(["nft", "list", "tables"])).decode().splitlines()
-        out += [f"nftables {line}" for line in tables if line.split()[-1] == "glassnet"]
-    places = (config.cni.bin_dir, config.cni.conf_dir, RUN, kept.PLACE, host_local.DATA)
+        out += [f"nftables {line}" for line in tables if line.split()[-1] in ("glassnet", handover.TABLE)]
+    places = (config.cni.bin_dir, config.cni.conf_dir, RUN, bird.PLACE, kept.PLACE, host_local.DATA)
     out += [f"file {path}" for place in places if place for path in _files(Path(place))]
     return out
 

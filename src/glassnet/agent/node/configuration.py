@@ -1,4 +1,4 @@
-"""The agent's configuration: one YAML file, the environment, flags; and for every value where it came from. Pure.
+"""The agent's configuration: one YAML file, the environment, flags; and for every value where it came from.
 
 What is written later in that line counts: default, file, environment variable, flag. The proxy's own part is a KubeProxyConfiguration.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from glassnet.cni.result import VERSIONS
 from glassnet.kube import manifest, sections
 from glassnet.kube.manifest import Manifest
 from glassnet.kube.sections import Fault, Section
+from glassnet.loadbalancer.heartbeat import LoadBalancerSettings
 from glassnet.net import address
 from glassnet.net.errors import GlassnetError, UsageError
 from glassnet.proxy import config as configs
@@ -26,6 +28,7 @@ from glassnet.proxy.config import ProxyConfig
 CONF_KINDS = ("glassnet", "kubenet", "bridge", "ptp", "docker")
 MODES, FORMATS, LEVELS = ("auto", "direct", "vxlan"), ("text", "json"), ("debug", "info", "warning", "error")
 _LEAST_MTU, _VXLAN_IDS = 1280, 1 << 24  # RFC 8200, section 5; RFC 7348, section 5
+LEAST_KEY = 16  # octets
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -57,6 +60,18 @@ class RoutesPart(Section, frozen=True):
     vxlan_port: int = 8472
 
 
+class LoadBalancerPart(Section, frozen=True):
+    """Announcing addresses of Services of type LoadBalancer. `pools_file` stands in for the ConfigMap in `namespace`."""
+
+    enabled: bool = False
+    namespace: str = "glassnet-system"
+    pools_file: str = ""
+    links: tuple[str, ...] = ()
+    heartbeat_port: int = 10270
+    heartbeat_key_file: str = ""
+    bird: str = "/usr/sbin/bird"
+
+
 class LoggingPart(Section, frozen=True):
     format: str = "text"
     level: str = "info"
@@ -74,6 +89,7 @@ class AgentConfig(Section, frozen=True):
     cni: CniPart = CniPart()
     proxy: ProxyPart = ProxyPart()
     routes: RoutesPart = RoutesPart()
+    load_balancer: LoadBalancerPart = LoadBalancerPart()
     logging: LoggingPart = LoggingPart()
 
 
@@ -111,6 +127,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("routes-mtu", "number", "routes.mtu", "MTU between nodes; 0: that of the link."),
     Option("routes-vxlan-id", "number", "routes.vxlanID", "Number of the VXLAN network."),
     Option("routes-vxlan-port", "number", "routes.vxlanPort", "UDP port of VXLAN."),
+    Option("load-balancer", "bool", "loadBalancer.enabled", "Announce addresses of Services of type LoadBalancer."),
+    Option("load-balancer-namespace", "text", "loadBalancer.namespace", "Where the ConfigMap glassnet-loadbalancer is."),
+    Option("load-balancer-pools-file", "text", "loadBalancer.poolsFile", "A file of pools, in place of the ConfigMap."),
+    Option("load-balancer-links", "list", "loadBalancer.links", "Links to answer on; none: those with the Node's addresses."),
+    Option("load-balancer-heartbeat-port", "number", "loadBalancer.heartbeatPort", "UDP port by which nodes tell each other that they live."),
+    Option("load-balancer-heartbeat-key-file", "text", "loadBalancer.heartbeatKeyFile", "File with the key that authenticates them, the same on all nodes."),
     Option("log-format", "text", "logging.format", "text or json (a line a record)."),
     Option("log-level", "text", "logging.level", "debug, info, warning or error."),
 )  # fmt: skip
@@ -279,10 +301,19 @@ def find_faults(config: AgentConfig) -> Iterator[Fault]:
         yield "routes.vxlanID", f"routes.vxlanID: {routes.vxlan_id} is not between 1 and {_VXLAN_IDS - 1}"
     if not 0 < routes.vxlan_port <= 65535:
         yield "routes.vxlanPort", f"routes.vxlanPort: {routes.vxlan_port} is no port"
+    yield from _balancer_faults(config.load_balancer)
     for path, message in configs.find_faults(config.proxy.config):
         yield f"proxy.config.{path}", f"proxy.config.{path}: {message}"
-    if not (config.cni.enabled or config.proxy.enabled or config.routes.enabled):
-        yield "", "cni, proxy and routes are all switched off: nothing is left to do"
+    if not (config.cni.enabled or config.proxy.enabled or config.routes.enabled or config.load_balancer.enabled):
+        yield "", "cni, proxy, routes and loadBalancer are all switched off: nothing is left to do"
+
+
+def _balancer_faults(part: LoadBalancerPart) -> Iterator[Fault]:
+    if not 0 < part.heartbeat_port <= 65535:
+        yield "loadBalancer.heartbeatPort", f"loadBalancer.heartbeatPort: {part.heartbeat_port} is no port"
+    for name, place in (("poolsFile", part.pools_file), ("heartbeatKeyFile", part.heartbeat_key_file), ("bird", part.bird)):  # fmt: skip
+        if place and not place.startswith("/"):
+            yield f"loadBalancer.{name}", f"loadBalancer.{name}: {place!r} is no absolute path"
 
 
 def _address_faults(config: AgentConfig) -> Iterator[Fault]:
@@ -363,6 +394,19 @@ def proxy_config(config: AgentConfig) -> ProxyConfig:
         metrics_bind_address=config.metrics_bind_address,
         cluster_cidr=inner.cluster_cidr or ",".join(first.values()),
     )
+
+
+def balancer_settings(part: LoadBalancerPart) -> LoadBalancerSettings:
+    """How this node announces addresses. Raises UsageError when the key cannot be read."""
+    key = b""
+    if part.heartbeat_key_file:
+        try:
+            key = Path(part.heartbeat_key_file).read_bytes().strip()
+        except OSError as error:
+            raise UsageError(f"loadBalancer.heartbeatKeyFile: {part.heartbeat_key_file}: {error.strerror}") from None
+        if len(key) < LEAST_KEY:
+            raise UsageError(f"loadBalancer.heartbeatKeyFile: {part.heartbeat_key_file}: {len(key)} octets are too few for a key; openssl rand -hex 32 makes one")  # fmt: skip
+    return LoadBalancerSettings(part.namespace, part.pools_file, part.links, part.heartbeat_port, key, part.bird)
 
 
 def network_file(cni: CniPart, pod_cidrs: tuple[str, ...]) -> str:

@@ -26,6 +26,16 @@ class RoutesState(Protocol):
     def routes(self) -> int: ...
 
 
+class BalancerState(Protocol):
+    """What health asks of a node's load balancer."""
+
+    @property
+    def problems(self) -> list[str]: ...
+
+    @property
+    def announced(self) -> list[str]: ...
+
+
 class AgentHealth:
     """The state of each part that is switched on. `programmed` says of a part whether it has done its work once."""
 
@@ -36,9 +46,10 @@ class AgentHealth:
         proxy: ProxyPart | None,
         routes: RoutesState | None,
         programmed: Callable[[], dict[str, bool]],
+        balancer: BalancerState | None = None,
     ) -> None:
         self._standing, self._cni, self._proxy, self._routes = standing, cni, proxy, routes
-        self._programmed = programmed
+        self._programmed, self._balancer = programmed, balancer
 
     def parts(self) -> dict[str, Any]:
         """Each part in detail."""
@@ -54,6 +65,8 @@ class AgentHealth:
                 "routes": self._routes.routes,
                 "problems": dict(self._routes.problems),
             }
+        if self._balancer is not None:
+            found["loadBalancer"] = {"ready": done["loadBalancer"], "announced": self._balancer.announced, "problems": self._balancer.problems}  # fmt: skip
         return found
 
     def _api(self) -> dict[str, Any]:

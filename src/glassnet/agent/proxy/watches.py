@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from glassnet.client.watches import Watches
-from glassnet.kube import kinds
+from glassnet.kube import kinds, narrow
 from glassnet.kube.kinds import Kind
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 
@@ -26,9 +27,14 @@ def selection(kind: Kind, node: str = "") -> tuple[str, str]:
 
 
 def watch_services(
-    watches: Watches, node: str = "", wanted: Iterable[Kind] = WATCHED, *, never_empty: bool = False
+    watches: Watches,
+    node: str = "",
+    wanted: Iterable[Kind] = WATCHED,
+    *,
+    never_empty: bool = False,
+    decode: Callable[[Kind, bytes], Any] = narrow.decode,
 ) -> None:
-    """Watch each kind of `wanted`, and keep only the fields that proxies look at. `node` is the one Node to watch; all of them without.
+    """Watch each kind of `wanted`, and keep only the fields that `decode` leaves: those that proxies look at. `node` is the one Node to watch; all of them without.
 
     On a real cluster (`never_empty`) there is always the Service of the API itself, and its endpoints, and some Node: a first list that is empty
     is not believed at once.
@@ -36,4 +42,4 @@ def watch_services(
     for kind in wanted:
         labels, fields = selection(kind, node)
         sure = never_empty and kind is not kinds.SERVICE_CIDR and not fields.startswith("metadata.name=")
-        watches.add(kind, label_selector=labels, field_selector=fields, never_empty=sure)
+        watches.add(kind, label_selector=labels, field_selector=fields, decode=decode, never_empty=sure)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from glassnet.tracer.doctor import addresses, bridges, connections, forwarding, marks, node_ports, services, tables
+from glassnet.tracer.doctor import (
+    addresses,
+    balancers,
+    bridges,
+    connections,
+    forwarding,
+    marks,
+    node_ports,
+    services,
+    tables,
+)
 from glassnet.tracer.doctor.case import Case
 from glassnet.tracer.doctor.finding import SEVERITIES, Finding
 from glassnet.tracer.world import World
@@ -28,6 +38,7 @@ CHECKS: Mapping[str, Check] = {
     "no-pod-cidr": addresses.pod_ranges,
     "pod-outside-cidr": addresses.outside_range,
     "port-clash": connections.port_clash,
+    "load-balancer": balancers.load_balancers,
 }
 
 

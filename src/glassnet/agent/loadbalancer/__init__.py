@@ -1,0 +1,1 @@
+"""Load balancers carried out: addresses into Services' statuses, and announced by nodes."""
