@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from glassnet.kernel import traffic_control
+from glassnet.kernel import routing_rules, traffic_control
 from glassnet.net.errors import KernelError
 from glassnet.netstack import ops
 from glassnet.netstack.ops import Operation
@@ -215,7 +215,7 @@ def _named(operation: Operation) -> set[str]:
     match operation:
         case ops.AddVeth():
             return {operation.master} if operation.master else set()
-        case ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping():
+        case ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping() | ops.AddRule() | ops.DelRule():
             return set()
         case ops.AddRedirect():
             return {operation.dev, operation.target}
@@ -520,5 +520,6 @@ _PACK: dict[type, Callable[[RtNetlink, Any], Message]] = {
     ops.DelFdb: _del_fdb,
     ops.AddVxlan: _add_vxlan,
     ops.SetVxlan: _set_vxlan,
+    **routing_rules.PACK,
     **traffic_control.PACK,
 }
