@@ -21,7 +21,10 @@ SYSCTLS: dict[str, object] = {
     "net.ipv4.conf.default.send_redirects": 0,
 }
 SIX: dict[str, object] = {"net.ipv6.conf.all.forwarding": 1}
-ANSWERS_FOR_ALL: dict[str, object] = {"net.ipv4.conf.eth0.proxy_arp_pvlan": 1}
+ANSWERS_FOR_ALL: dict[str, object] = {
+    "net.ipv4.conf.eth0.proxy_arp_pvlan": 1,
+    "net.ipv4.neigh.eth0.proxy_delay": 0,  # else an answer waits for up to 0.8 s
+}
 TABLES = "/etc/iproute2/rt_tables"
 _TABLES = "255\tlocal\n254\tmain\n253\tdefault\n0\tunspec\n"
 
