@@ -173,9 +173,13 @@ def test_pods_reach_nodes_services_and_themselves_by_one(cluster: Cluster) -> No
         answers = cluster.in_pod(one, [*services, *nodes, *ports])
         assert not {there: answer for there, answer in answers.items() if answer.startswith("error")}
         assert {answers[there] for there in (*services, *ports)} <= names
-    many = cluster.in_pod(pod, [f"{services[0]}?{turn}" for turn in range(60)])  # of six pods one is itself: (5/6)^60 is 2e-5
+    many = cluster.in_pod(
+        pod, [f"{services[0]}?{turn}" for turn in range(60)]
+    )  # of six pods one is itself: (5/6)^60 is 2e-5
     assert set(many.values()) <= names
-    assert (pod in many.values()) == (cluster.profile != "hardway")  # its bridge has no hairpin: a pod does not reach itself
+    assert (pod in many.values()) == (
+        cluster.profile != "hardway"
+    )  # its bridge has no hairpin: a pod does not reach itself
 
 
 def test_names_have_addresses_of_every_family(cluster: Cluster) -> None:
@@ -232,7 +236,11 @@ PICTURES: dict[str, dict[str, list[str]]] = {
             r"172\.17\.0\.0/16 dev docker0 .* linkdown",
             r"168\.63\.129\.16 via 10\.240\.0\.1 dev eth0 .*",
         ],
-        "ip -br link": [r"cbr0 +UP +0a:58:0a:f4:00:01 .*", r"docker0 +DOWN +02:42:ac:11:00:01 .*", r"veth[0-9a-f]{{8}}@if2 .*"],
+        "ip -br link": [
+            r"cbr0 +UP +0a:58:0a:f4:00:01 .*",
+            r"docker0 +DOWN +02:42:ac:11:00:01 .*",
+            r"veth[0-9a-f]{{8}}@if2 .*",
+        ],
         "iptables -t nat -S": [
             r"-A POSTROUTING -s 172\.17\.0\.0/16 ! -o docker0 -j MASQUERADE",
             r"-A DOCKER -i docker0 -j RETURN",
@@ -242,7 +250,10 @@ PICTURES: dict[str, dict[str, list[str]]] = {
         ],
     },
     "aks-azure-cni": {
-        "ip route": [r"{ip} dev azv[0-9a-f]{{11}} proto static scope link", r"10\.240\.0\.0/16 dev eth0 proto kernel .*"],
+        "ip route": [
+            r"{ip} dev azv[0-9a-f]{{11}} proto static scope link",
+            r"10\.240\.0\.0/16 dev eth0 proto kernel .*",
+        ],
         "iptables -t nat -S": [r"-A IP-MASQ-AGENT -d 10\.240\.0\.0/16 .* -j RETURN"],
     },
     "gke": {
@@ -275,7 +286,9 @@ def test_nodes_and_pods_look_as_the_real_ones_do(cluster: Cluster) -> None:
         for expression in wanted:
             assert any(re.fullmatch(expression.format(**known), line) for line in lines), (command, expression, lines)
     address, route = INSIDE[cluster.profile]
-    assert re.search(address.format(**known) + " ", cluster.lab.kubectl("exec", pod, "--", "ip", "-4", "addr", "show", "eth0"))
+    assert re.search(
+        address.format(**known) + " ", cluster.lab.kubectl("exec", pod, "--", "ip", "-4", "addr", "show", "eth0")
+    )
     assert re.search(route, cluster.lab.kubectl("exec", pod, "--", "ip", "route"))
 
 
@@ -297,5 +310,7 @@ def test_a_trace_comes_to_the_pod_and_back(cluster: Cluster) -> None:
     pod, (node, _) = min(cluster.pods.items())
     far, (_, ips) = next((name, facts) for name, facts in cluster.pods.items() if facts[0] != node)
     for address in ips:
-        said = cluster.lab.glassnet("trace", f"default/{pod}", f"[{address}]:8080" if ":" in address else f"{address}:8080", check=False).stdout
+        said = cluster.lab.glassnet(
+            "trace", f"default/{pod}", f"[{address}]:8080" if ":" in address else f"{address}:8080", check=False
+        ).stdout
         assert f"delivered at pod default/{far}" in said and f"comes home at default/{pod}" in said, said

@@ -21,7 +21,12 @@ Examples:
 OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
-@click.group("profiles", epilog=EPILOG, invoke_without_command=True, short_help="List the clusters a lab can be; print their files.")
+@click.group(
+    "profiles",
+    epilog=EPILOG,
+    invoke_without_command=True,
+    short_help="List the clusters a lab can be; print their files.",
+)
 @OUTPUT
 @click.pass_context
 def command(context: click.Context, output: str) -> None:

@@ -85,8 +85,14 @@ Examples:
     type=click.Choice(["ipv4", "dual"]),
     help="dual: nodes, pods and Services have IPv6 addresses too. [default: as the profile has it; ipv4]",
 )
-@click.option("--node-cidr", metavar="CIDR", help="Network of the nodes. [default: the profile's; hardway: 10.240.0.0/24]")
-@click.option("--pod-cidr", metavar="CIDR", help="Range of the pods; every worker gets a part of it. [hardway: 10.200.0.0/16, a /24 each]")
+@click.option(
+    "--node-cidr", metavar="CIDR", help="Network of the nodes. [default: the profile's; hardway: 10.240.0.0/24]"
+)
+@click.option(
+    "--pod-cidr",
+    metavar="CIDR",
+    help="Range of the pods; every worker gets a part of it. [hardway: 10.200.0.0/16, a /24 each]",
+)
 @click.option("--service-cidr", metavar="CIDR", help="Range of ClusterIPs. [hardway: 10.32.0.0/24]")
 @click.option("--public-cidr", metavar="CIDR", help="Public addresses, one per machine. [hardway: 203.0.113.0/24]")
 @click.option("--api-port", default=0, metavar="PORT", help="Port of the API on 127.0.0.1 (default: any free one).")

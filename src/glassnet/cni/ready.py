@@ -74,9 +74,12 @@ def _network(text: str) -> str:
 
 def _list(wish: Wish, default: str, number: str, *plugins: dict[str, Any]) -> dict[str, str]:
     """A list of plugins, in the file a runtime finds it by."""
-    name = wish.name or default
-    body = {"cniVersion": wish.version, "name": name, "plugins": list(plugins)}
-    return {f"{number}-{name}.conflist": _text(body)}
+    return _named_list(wish, default, f"{number}-{wish.name or default}.conflist", *plugins)
+
+
+def _named_list(wish: Wish, default: str, file: str, *plugins: dict[str, Any]) -> dict[str, str]:
+    """The same, in a file that a cloud calls otherwise."""
+    return {file: _text({"cniVersion": wish.version, "name": wish.name or default, "plugins": list(plugins)})}
 
 
 def _text(body: dict[str, Any]) -> str:
@@ -149,21 +152,25 @@ def _ptp(wish: Wish) -> dict[str, str]:
 
 def _gke(wish: Wish) -> dict[str, str]:
     plugin = {"type": "ptp", "mtu": wish.mtu or 1460, "ipam": host_local(wish.pod_cidrs, routes=True)}
-    made = _list(wish, "gke-pod-network", "10", plugin, _PORTMAP)
-    return {"10-gke-ptp.conflist": text for text in made.values()}
+    return _named_list(wish, "gke-pod-network", "10-gke-ptp.conflist", plugin, _PORTMAP)
 
 
 def _azure(wish: Wish) -> dict[str, str]:
-    plugin = {"type": "routed", "linkPrefix": "azv", **_mtu(wish), "proxyARP": True, "routeProtocol": 4, "ipam": _blocks(wish)}
-    made = _list(wish, "azure", "10", plugin, _PORTMAP)
-    return {"10-azure.conflist": text for text in made.values()}
+    plugin = {
+        "type": "routed",
+        "linkPrefix": "azv",
+        **_mtu(wish),
+        "proxyARP": True,
+        "routeProtocol": 4,
+        "ipam": _blocks(wish),
+    }
+    return _named_list(wish, "azure", "10-azure.conflist", plugin, _PORTMAP)
 
 
 def _aws(wish: Wish) -> dict[str, str]:
     ways = {"hostAddress": True, "rulePriority": 512}
     plugin = {"type": "routed", "linkPrefix": "eni", "mtu": wish.mtu or 9001, **ways, "ipam": _blocks(wish)}
-    made = _list(wish, "aws-cni", "10", plugin, {**_PORTMAP, "snat": True})
-    return {"10-aws.conflist": text for text in made.values()}
+    return _named_list(wish, "aws-cni", "10-aws.conflist", plugin, {**_PORTMAP, "snat": True})
 
 
 def _docker(wish: Wish) -> dict[str, str]:
@@ -212,7 +219,9 @@ KINDS = {
     "bridge": Ready("a bridge, masquerade a container, ports of the node", True, _bridge),
     "ptp": Ready("a veth pair a container and routes, no bridge; masquerade, ports of the node", True, _ptp),
     "hardway": Ready("the two files of Kubernetes The Hard Way", True, _hardway),
-    "gke": Ready("Google's: a veth pair a container and routes, ports of the node; masquerade is the node's", True, _gke),
+    "gke": Ready(
+        "Google's: a veth pair a container and routes, ports of the node; masquerade is the node's", True, _gke
+    ),
     "azure-cni": Ready("Azure CNI, transparent: veth pairs azv… and routes, the gateway 169.254.1.1", True, _azure),
     "aws-vpc-cni": Ready("AWS VPC CNI: veth pairs eni…, routes and rules, the gateway 169.254.1.1", True, _aws),
     "docker": Ready("docker's default network: bridge docker0, 172.17.0.0/16", False, _docker),

@@ -61,7 +61,9 @@ def parse(call: Call) -> Conf:
         fields.number("routeProtocol", _BOOT, low=1, high=255),
     )
     if len(conf.prefix) > _PREFIX:
-        raise fields.error("linkPrefix", f"{conf.prefix!r} is longer than {_PREFIX} characters: {_DIGITS} digits follow it")
+        raise fields.error(
+            "linkPrefix", f"{conf.prefix!r} is longer than {_PREFIX} characters: {_DIGITS} digits follow it"
+        )
     for key in ("ipam", "runtimeConfig", "cni.dev/valid-attachments", "cni.dev/attachments"):
         fields.raw(key)
     fields.done()
@@ -195,7 +197,11 @@ def check(call: Call) -> Steps[None]:
         raise CniError(OTHER, f"routed: Interface {outside.name} is down")
     routes = yield from ask(ListRoutes(Where.NODE))
     for one in told.ips:
-        mine = [route for route in routes if (route.network, route.length, route.bits) == (int(ip_address(one.ip)), one.bits, one.bits)]
+        mine = [
+            route
+            for route in routes
+            if (route.network, route.length, route.bits) == (int(ip_address(one.ip)), one.bits, one.bits)
+        ]
         if not any(hop.dev == outside.name for route in mine for hop in route.hops):
             raise CniError(OTHER, f"routed: the route to {one.ip} by {outside.name} is missing on the node")
 

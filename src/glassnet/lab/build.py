@@ -79,7 +79,9 @@ async def _rules(machine: LabMachine, spec: MachineSpec) -> None:
 
 def _plug(lab: Lab, cable: Cable, switches: set[str]) -> None:
     left, right = lab.machines[cable.left].netns, lab.machines[cable.right].netns
-    veth = AddVeth(cable.right_name, cable.left_name, peer_netns=left.fd, peer_hardware=cable.left_hardware, mtu=cable.mtu)
+    veth = AddVeth(
+        cable.right_name, cable.left_name, peer_netns=left.fd, peer_hardware=cable.left_hardware, mtu=cable.mtu
+    )
     right.apply([veth])
     if cable.right in switches:
         right.apply([SetLink(cable.right_name, up=True, master=VPC_BRIDGE)])

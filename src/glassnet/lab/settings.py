@@ -10,7 +10,7 @@ import msgspec
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
 
-"" and 0 stand for what the profile says: `profiles.ranges.settle` puts that in their place. `proxy`, `cni`, `routes` and `dns` are the
+    "" and 0 stand for what the profile says: `profiles.ranges.settle` puts that in their place. `proxy`, `cni`, `routes` and `dns` are the
     parts of a cluster's network; "none" leaves one to whoever is to bring it. `cni` is the name of a ready configuration. `addons` are what
     a cluster's users put on top. `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
     """

@@ -15,6 +15,18 @@ WORDS = {
     "proxy.detectLocal": ("pods", "nodes", "none"),
     "loadBalancer.kind": ("none", "floating-ip", "pass-through", "node-port-targets"),
 }
+# field -> the least and the greatest it may be
+BOUNDS = {
+    "workers.count": (1, 1000),
+    "workers.step": (1, 1 << 16),
+    "workers.firstHost": (2, 1 << 24),  # 1 is the gateway
+    "controllers.count": (1, 9),
+    "controllers.firstHost": (2, 1 << 24),
+    "controllers.firstPublic": (0, 1 << 24),
+    "vpc.routeTable.number": (1, 252),  # 253 to 255 are the kernel's
+    "networks.nodePrefix": (8, 30),
+    "networks.ipv6.nodePrefix": (16, 120),
+}
 
 
 class Machines(Section, frozen=True):

@@ -105,7 +105,10 @@ def _aws_snat(lines: Lines, beyond: Iterable[str], address: str) -> None:
             f"-A PREROUTING -i eni+ {new} -j AWS-CONNMARK-CHAIN-0",
             f'-A PREROUTING -m comment --comment "AWS, CONNMARK" {restore}',
             f"-A POSTROUTING {note} -j AWS-SNAT-CHAIN-0",
-            *(f'-A AWS-CONNMARK-CHAIN-0 -d {one} -m comment --comment "AWS CONNMARK CHAIN, VPC CIDR" -j RETURN' for one in cidrs),
+            *(
+                f'-A AWS-CONNMARK-CHAIN-0 -d {one} -m comment --comment "AWS CONNMARK CHAIN, VPC CIDR" -j RETURN'
+                for one in cidrs
+            ),
             f'-A AWS-CONNMARK-CHAIN-0 -m comment --comment "AWS, CONNMARK" -j CONNMARK --set-xmark {mark}',
             *(f"-A AWS-SNAT-CHAIN-0 -d {one} {note} -j RETURN" for one in cidrs),
             f"-A AWS-SNAT-CHAIN-0 ! -o vlan+ {out} -m addrtype ! --dst-type LOCAL -j SNAT --to-source {address} --random-fully",

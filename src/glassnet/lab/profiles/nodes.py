@@ -43,7 +43,8 @@ def nodes(settings: Settings, profile: Profile, found: Ranges) -> list[MachineSp
     _check_names(specs, profile)
     known = "".join(f"{spec.address} {spec.name}\n" for spec in specs)
     return [
-        replace(spec, files=_files(spec, place, known, settings, profile)) for spec, place in zip(specs, places, strict=True)
+        replace(spec, files=_files(spec, place, known, settings, profile))
+        for spec, place in zip(specs, places, strict=True)
     ]
 
 
@@ -51,12 +52,16 @@ def _check_names(specs: Sequence[MachineSpec], profile: Profile) -> None:
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
-            raise UsageError(f"profile {profile.name}: two machines are called {spec.name}; put {{number}} into workers.name")
+            raise UsageError(
+                f"profile {profile.name}: two machines are called {spec.name}; put {{number}} into workers.name"
+            )
         seen.add(spec.name)
     workers = {spec.name for spec in specs if spec.role == "worker"}
     for name in profile.cni.nodes:
         if name not in workers:
-            raise UsageError(f"profile {profile.name}: cni.nodes has {name}, but the nodes are {', '.join(sorted(workers))}")
+            raise UsageError(
+                f"profile {profile.name}: cni.nodes has {name}, but the nodes are {', '.join(sorted(workers))}"
+            )
 
 
 def _node(name: str, role: Role, place: Place, profile: Profile, found: Ranges) -> MachineSpec:
@@ -65,7 +70,10 @@ def _node(name: str, role: Role, place: Place, profile: Profile, found: Ranges) 
     setup = [*_network(place, profile, found)]
     if worker and parts.masquerade.agent == "aws-snat":
         families = (4, 6) if place.address6 else (4,)
-        setup += [AddRule(MAIN_TABLE, family, AWS_PRIORITY, mark=node_rules.AWS_MARK, mask=node_rules.AWS_MARK) for family in families]
+        setup += [
+            AddRule(MAIN_TABLE, family, AWS_PRIORITY, mark=node_rules.AWS_MARK, mask=node_rules.AWS_MARK)
+            for family in families
+        ]
     if worker and parts.docker.bridge:
         setup += _docker(parts.docker.bridge, parts.docker.network)
     return MachineSpec(
@@ -92,7 +100,9 @@ def _network(place: Place, profile: Profile, found: Ranges) -> Iterable[Operatio
     yield AddRoute(gateway + "/32", dev="eth0", source=address, metric=METRIC, protocol=PROTO_DHCP)
     yield AddRoute("default", gateway=gateway, dev="eth0", source=address, metric=METRIC, protocol=PROTO_DHCP)
     for text in profile.node.routes:
-        yield AddRoute(str(ip_network(text)), gateway=gateway, dev="eth0", source=address, metric=METRIC, protocol=PROTO_DHCP)
+        yield AddRoute(
+            str(ip_network(text)), gateway=gateway, dev="eth0", source=address, metric=METRIC, protocol=PROTO_DHCP
+        )
     yield SetNeighbour(gateway, mac, "eth0")
     if place.address6 and found.nodes6 is not None:
         gateway6 = found.gateway6

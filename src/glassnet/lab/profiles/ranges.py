@@ -111,13 +111,17 @@ def ranges(settings: Settings, profile: Profile) -> Ranges:
 
 def _check_family(settings: Settings, profile: Profile) -> None:
     if settings.pod_cidr and profile.on_nodes_network():
-        raise UsageError(f"--pod-cidr {settings.pod_cidr}: pods of {profile.name} are on the nodes' network; leave the option out")
+        raise UsageError(
+            f"--pod-cidr {settings.pod_cidr}: pods of {profile.name} are on the nodes' network; leave the option out"
+        )
     if settings.cni == "none":
         return
     if settings.cni not in ready.KINDS:
         raise UsageError(f"--cni {settings.cni}: want one of {', '.join(ready.KINDS)}, none")
     if (settings.cni in ON_NODES_NETWORK) != profile.on_nodes_network():
-        raise UsageError(f"--cni {settings.cni} does not go with --profile {profile.name}, whose pods are {'' if profile.on_nodes_network() else 'not '}on the nodes' network")
+        raise UsageError(
+            f"--cni {settings.cni} does not go with --profile {profile.name}, whose pods are {'' if profile.on_nodes_network() else 'not '}on the nodes' network"
+        )
 
 
 def _check_sizes(workers: int, profile: Profile, networks: Mapping[str, IPv4Network]) -> None:
@@ -153,9 +157,13 @@ def _check_sizes(workers: int, profile: Profile, networks: Mapping[str, IPv4Netw
 
 def _check_controllers(workers: int, profile: Profile) -> None:
     """Workers must not come to the host numbers of controllers."""
-    first, part = profile.controllers.first_host, profile.workers
-    if part.first_host <= first and (fits := (first - part.first_host) // part.step) < workers:
-        raise UsageError(f"--nodes {workers}: {profile.name} has room for {fits} workers, then come the controllers (host number {first}); controllers.firstHost in a copy of the profile is theirs")
+    part, theirs = profile.workers, profile.controllers
+    for first, step, field in ((theirs.first_host, part.step, "firstHost"), (theirs.public_host(), 1, "firstPublic")):
+        if part.first_host <= first and (fits := (first - part.first_host) // step) < workers:
+            raise UsageError(
+                f"--nodes {workers}: {profile.name} has room for {fits} workers, then come the controllers (host number {first}); "
+                f"controllers.{field} in a copy of the profile is theirs"
+            )
 
 
 def _wider(option: str, need: int) -> str:
@@ -210,4 +218,15 @@ def internet_address(number: int, dual: bool) -> tuple[str, ...]:
     return (four, str(INTERNET6[number])) if dual else (four,)
 
 
-__all__ = ["HOST", "INTERNET6", "ROUTER", "Place", "Ranges", "controller_place", "internet_address", "ranges", "settle", "worker_place"]
+__all__ = [
+    "HOST",
+    "INTERNET6",
+    "ROUTER",
+    "Place",
+    "Ranges",
+    "controller_place",
+    "internet_address",
+    "ranges",
+    "settle",
+    "worker_place",
+]

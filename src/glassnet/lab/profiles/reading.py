@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ from glassnet.cni import ready
 from glassnet.kube import manifest, sections
 from glassnet.kube.sections import Fault
 from glassnet.lab.profiles import names
-from glassnet.lab.profiles.model import WORDS, Profile
+from glassnet.lab.profiles.model import BOUNDS, WORDS, Profile
 from glassnet.lab.topology import INTERNET
 from glassnet.net.errors import ParseError
 
@@ -75,9 +75,9 @@ def _word_faults(profile: Profile) -> Iterator[Fault]:
     for path, value in values.items():
         if value not in WORDS[path]:
             yield path, f"{path}: {value!r} is not among {', '.join(filter(None, WORDS[path]))}"
-    for number, (low, high) in {"workers.count": (1, 1000), "workers.step": (1, 1 << 16), "workers.firstHost": (2, 1 << 24), "controllers.count": (1, 9), "controllers.firstHost": (2, 1 << 24), "vpc.routeTable.number": (1, 252), "networks.nodePrefix": (8, 30), "networks.ipv6.nodePrefix": (16, 120)}.items():  # fmt: skip
-        if not low <= (value := _number(profile, number)) <= high:
-            yield number, f"{number}: {value} is not between {low} and {high}"
+    for path, (low, high) in BOUNDS.items():
+        if not low <= (found := _number(profile, path)) <= high:
+            yield path, f"{path}: {found} is not between {low} and {high}"
 
 
 def _number(profile: Profile, path: str) -> int:
@@ -96,14 +96,21 @@ def _network_faults(profile: Profile) -> Iterator[Fault]:
     six = {"networks.ipv6.nodes": part.ipv6.nodes, "networks.ipv6.pods": part.ipv6.pods, "networks.ipv6.services": part.ipv6.services}  # fmt: skip
     found: dict[str, IPv4Network | IPv6Network] = {"the network of the host `internet`": INTERNET}
     balancers = profile.load_balancer.addresses
-    for path, text in {**four, **six, **{f"loadBalancer.addresses[{n}]": one for n, one in enumerate(balancers)}}.items():
+    for path, text in {
+        **four,
+        **six,
+        **{f"loadBalancer.addresses[{n}]": one for n, one in enumerate(balancers)},
+    }.items():
         if path == "networks.pods" and not text:
             continue
         version = 4 if path in four else 6 if path in six else 0
         try:
             found[path] = ip_network(text)
         except ValueError as error:
-            yield path, f"{path}: {error}; want a network such as {'10.240.0.0/24' if version != 6 else 'fd00:10:240::/64'}"
+            yield (
+                path,
+                f"{path}: {error}; want a network such as {'10.240.0.0/24' if version != 6 else 'fd00:10:240::/64'}",
+            )
             continue
         if version and found[path].version != version:
             yield path, f"{path}: {text} is not of IPv{version}"
@@ -119,7 +126,10 @@ def _size_faults(profile: Profile, found: dict[str, Any]) -> Iterator[Fault]:
     if services is not None and services.num_addresses < 16:
         yield "networks.services", f"networks.services: {services} is too small: at least a /28"
     if services6 is not None and services6.prefixlen < 108:
-        yield "networks.ipv6.services", f"networks.ipv6.services: {services6} is wider than a /108, which is as wide as an API server takes"
+        yield (
+            "networks.ipv6.services",
+            f"networks.ipv6.services: {services6} is wider than a /108, which is as wide as an API server takes",
+        )
     if part.dns:
         try:
             inside = services is None or ip_address(part.dns) in services
@@ -127,7 +137,10 @@ def _size_faults(profile: Profile, found: dict[str, Any]) -> Iterator[Fault]:
             yield "networks.dns", f"networks.dns: {error}"
         else:
             if not inside or (services is not None and part.dns == str(services[1])):
-                yield "networks.dns", f"networks.dns: {part.dns} is not among the Services' addresses {services}, of which the first is the API's"
+                yield (
+                    "networks.dns",
+                    f"networks.dns: {part.dns} is not among the Services' addresses {services}, of which the first is the API's",
+                )
     for path, length in (("networks.pods", part.node_prefix), ("networks.ipv6.pods", part.ipv6.node_prefix)):
         pods = found.get(path)
         if pods is not None and pods.prefixlen > length:
@@ -144,7 +157,10 @@ def _cni_faults(profile: Profile) -> Iterator[Fault]:
             way = "goes without networks.pods" if word in ON_NODES_NETWORK else "needs networks.pods"
             yield path, f"{path}: {word} {way}; pods on the nodes' network have {', '.join(ON_NODES_NETWORK)}"
     if profile.on_nodes_network() and profile.workers.step < 2:
-        yield "workers.step", "workers.step: pods on the nodes' network have the addresses between two nodes: want 2 or more"
+        yield (
+            "workers.step",
+            "workers.step: pods on the nodes' network have the addresses between two nodes: want 2 or more",
+        )
     if cni.mtu and not _LEAST_MTU <= cni.mtu <= 65535:
         yield "cni.mtu", f"cni.mtu: {cni.mtu} is neither 0 nor between {_LEAST_MTU} and 65535"
     yield from _networks_in("cni.nonMasquerade", cni.non_masquerade)
@@ -168,11 +184,17 @@ def _vpc_faults(profile: Profile) -> Iterator[Fault]:
     if vpc.mtu and not _LEAST_MTU <= vpc.mtu <= 65535:
         yield "vpc.mtu", f"vpc.mtu: {vpc.mtu} is neither 0 nor between {_LEAST_MTU} and 65535"
     if vpc.gateway_hardware and not _HARDWARE.fullmatch(vpc.gateway_hardware):
-        yield "vpc.gatewayHardware", f"vpc.gatewayHardware: {vpc.gateway_hardware!r}: want six bytes such as 12:34:56:78:9a:bc"
+        yield (
+            "vpc.gatewayHardware",
+            f"vpc.gatewayHardware: {vpc.gateway_hardware!r}: want six bytes such as 12:34:56:78:9a:bc",
+        )
     if vpc.route_table.name and not _TABLE.fullmatch(vpc.route_table.name):
         yield "vpc.routeTable.name", f"vpc.routeTable.name: {vpc.route_table.name!r} is no name of a table (rt_tables)"
     if profile.on_nodes_network() and vpc.link == "shared":
-        yield "vpc.link", "vpc.link: shared: nobody would answer ARP for pods on the nodes' network; want routed or host"
+        yield (
+            "vpc.link",
+            "vpc.link: shared: nobody would answer ARP for pods on the nodes' network; want routed or host",
+        )
 
 
 def _node_faults(profile: Profile) -> Iterator[Fault]:
@@ -181,12 +203,16 @@ def _node_faults(profile: Profile) -> Iterator[Fault]:
         if not _LINK.fullmatch(docker.bridge) or docker.bridge in ("eth0", "lo"):
             yield "node.docker.bridge", f"node.docker.bridge: {docker.bridge!r} is no name for a bridge of a node"
         try:
-            network = ip_interface(docker.network).network
+            network = IPv4Interface(docker.network).network
             part = profile.networks
-            for path, text in (("networks.nodes", part.nodes), ("networks.pods", part.pods), ("networks.services", part.services)):
-                if text and network.overlaps(ip_network(text)):  # type: ignore[arg-type]
+            for path, text in (
+                ("networks.nodes", part.nodes),
+                ("networks.pods", part.pods),
+                ("networks.services", part.services),
+            ):
+                if text and network.overlaps(ip_network(text)):
                     yield "node.docker.network", f"node.docker.network: {docker.network} overlaps {path}, {text}"
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             yield "node.docker.network", f"node.docker.network: {error}; want an address such as 172.17.0.1/16"
     yield from _networks_in("node.masquerade.beyond", node.masquerade.beyond)
     for number, text in enumerate(node.routes):

@@ -54,7 +54,9 @@ def _links(nodes: Sequence[MachineSpec], profile: Profile, found: Ranges) -> Ite
     if found.nodes6 is not None:
         yield AddAddress(f"{found.gateway6}/{found.nodes6.prefixlen}", "eth0")
     yield SetLink("eth0", up=True)
-    for length, address in zip((INTERNET.prefixlen, INTERNET6.prefixlen), internet_address(ROUTER, found.nodes6 is not None), strict=False):
+    for length, address in zip(
+        (INTERNET.prefixlen, INTERNET6.prefixlen), internet_address(ROUTER, found.nodes6 is not None), strict=False
+    ):
         yield AddAddress(f"{address}/{length}", "eth1")
     yield SetLink("eth1", up=True)
     for node in nodes:
