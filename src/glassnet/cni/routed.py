@@ -97,7 +97,9 @@ def _join(call: Call, conf: Conf, given: Result, undo: Undo) -> Steps[Result]:
     yield from wiring.forward(ips, {})
     mac = conf.mac or wiring.hardware(ips[0].ip)
     host, container = yield from ptp.connect(call, mac, conf.mtu, undo, conf.prefix, link_name(call, conf.prefix))
-    settings = {f"net.ipv6.conf.{host.name}.accept_ra": "0"}  # a container must not tell the node its routes
+    place = f"net.ipv6.conf.{host.name}"
+    # a container must not tell the node its routes; and the node must be able to ask for the container's neighbour entry at once
+    settings = {f"{place}.accept_ra": "0", f"{place}.accept_dad": "0"}
     if conf.proxy_arp:
         settings[f"net.ipv4.conf.{host.name}.proxy_arp"] = "1"
     yield from ask(Ensure(Where.NODE, {}, settings))
