@@ -230,6 +230,16 @@ class SetNeighbour(Value):
     dev: str
 
 
+class SetProxyDelay(Value):
+    """`ip ntable change name arp_cache dev DEV proxy_delay MILLISECONDS`: how long, at most, an answer to ARP on others' behalf waits (arp(7)).
+
+    A user namespace has no sysctl for it.
+    """
+
+    dev: str
+    milliseconds: int = 0
+
+
 class DelNeighbour(Value):
     """`ip neigh del ADDRESS dev DEV`."""
 
@@ -335,6 +345,6 @@ class ProbeShaping(Value):
 
 Operation = (
     AddBridge | AddVeth | AddDummy | AddVxlan | SetVxlan | DelLink | SetLink | NoLinkLocal | SetBridge | AddPortVlan | DelPortVlan
-    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | AddRule | DelRule | SetNeighbour | DelNeighbour | SetFdb | DelFdb
+    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | AddRule | DelRule | SetNeighbour | SetProxyDelay | DelNeighbour | SetFdb | DelFdb
     | AddIfb | MarkLink | AddTbf | AddHtb | AddHtbClass | AddSubnetFilter | AddIngress | AddRedirect | DelQdisc | ProbeShaping
 )  # fmt: skip

@@ -10,7 +10,7 @@ from glassnet.lab.profiles.nodes import hosts, resolver
 from glassnet.lab.profiles.ranges import HOST, INTERNET6, ROUTER, Ranges, internet_address, worker_place
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import INTERNET, MAIN_TABLE, VPC_BRIDGE, Cable, MachineSpec, hardware
-from glassnet.netstack.ops import AddAddress, AddBridge, AddRoute, AddRule, Operation, SetLink, SetNeighbour
+from glassnet.netstack.ops import AddAddress, AddBridge, AddRoute, AddRule, Operation, SetLink, SetNeighbour, SetProxyDelay
 from glassnet.routes.vpc import PROTOCOL
 
 ROUTER_NAME = "vpc-router"
@@ -21,10 +21,7 @@ SYSCTLS: dict[str, object] = {
     "net.ipv4.conf.default.send_redirects": 0,
 }
 SIX: dict[str, object] = {"net.ipv6.conf.all.forwarding": 1}
-ANSWERS_FOR_ALL: dict[str, object] = {
-    "net.ipv4.conf.eth0.proxy_arp_pvlan": 1,
-    "net.ipv4.neigh.eth0.proxy_delay": 0,  # else an answer waits for up to 0.8 s
-}
+ANSWERS_FOR_ALL: dict[str, object] = {"net.ipv4.conf.eth0.proxy_arp_pvlan": 1}
 TABLES = "/etc/iproute2/rt_tables"
 _TABLES = "255\tlocal\n254\tmain\n253\tdefault\n0\tunspec\n"
 
@@ -54,6 +51,8 @@ def _links(nodes: Sequence[MachineSpec], profile: Profile, found: Ranges) -> Ite
     if found.nodes6 is not None:
         yield AddAddress(f"{found.gateway6}/{found.nodes6.prefixlen}", "eth0")
     yield SetLink("eth0", up=True)
+    if profile.vpc.link == "routed":
+        yield SetProxyDelay("eth0")  # else an answer waits for up to 0.8 s
     for length, address in zip(
         (INTERNET.prefixlen, INTERNET6.prefixlen), internet_address(ROUTER, found.nodes6 is not None), strict=False
     ):
