@@ -132,7 +132,9 @@ async def test_check_names_what_is_off(site: Site) -> None:
     link = answer["interfaces"][0]["name"]
     told = {**RULED, "prevResult": answer}
     await site.run("ip", "route", "del", "10.240.0.5", "dev", link)
-    assert (await call(site, "CHECK", told, "c1"))["msg"] == f"routed: the route to 10.240.0.5 by {link} is missing on the node"
+    assert (await call(site, "CHECK", told, "c1"))[
+        "msg"
+    ] == f"routed: the route to 10.240.0.5 by {link} is missing on the node"
     await site.run("ip", "link", "set", link, "down")
     assert (await call(site, "CHECK", told, "c1"))["msg"] == f"routed: Interface {link} is down"
 

@@ -91,7 +91,7 @@ def _lines(profile: Profile) -> list[tuple[str, str]]:
     from glassnet.lab.profiles.names import shown
 
     part, proxy = profile.networks, profile.proxy
-    layout = f", chains of the {proxy.iptables_layout} layout" if proxy.iptables_layout != "today" else ""
+    layout = f", chains of the {proxy.iptables_layout} layout" if proxy.iptables_layout != "current" else ""
     pods = part.pods or "on the nodes' network"
     return [
         ("nodes", f"{profile.workers.count}: {shown(profile.workers.name)}"),

@@ -492,7 +492,11 @@ def _del_neighbour(netlink: RtNetlink, op: ops.DelNeighbour) -> Message:
 
 def _set_proxy_delay(netlink: RtNetlink, op: ops.SetProxyDelay) -> Message:
     parameters = _u32(1, netlink.index(op.dev)) + _attr(13, struct.pack("=Q", op.milliseconds))
-    return _SETNEIGHTBL, 0, bytes([socket.AF_INET, 0, 0, 0]) + _text(1, "arp_cache") + _attr(6 | _NLA_NESTED, parameters)
+    return (
+        _SETNEIGHTBL,
+        0,
+        bytes([socket.AF_INET, 0, 0, 0]) + _text(1, "arp_cache") + _attr(6 | _NLA_NESTED, parameters),
+    )
 
 
 def _set_fdb(netlink: RtNetlink, op: ops.SetFdb) -> Message:

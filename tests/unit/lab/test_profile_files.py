@@ -179,7 +179,7 @@ def test_a_node_of_its_own_network(tmp_path: Path) -> None:
     workers = topology(Settings(), read(text, "my.yaml")).of_role("worker")
     kinds = [next(path.rsplit("/", 1)[1] for path in m.files if "/cni/" in path) for m in workers]
     assert kinds == ["10-bridge.conflist", "10-ptp.conflist", "10-bridge.conflist"]
-    with pytest.raises(UsageError, match="cni.nodes has worker-9"):
+    with pytest.raises(UsageError, match=r"cni\.nodes has worker-9"):
         topology(Settings(), read(text.replace("worker-1", "worker-9"), "my.yaml"))
 
 

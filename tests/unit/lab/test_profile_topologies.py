@@ -32,7 +32,9 @@ def test_no_two_machines_share_anything(name: str, family: str) -> None:
     ports = [cable.right_name for cable in lab.cables]
     assert len(set(ports)) == len(ports) and all(len(port) <= 15 for port in ports)
     ranges = [ip_network(cidr) for m in nodes for cidr in m.pod_cidrs]
-    assert not any(one.overlaps(two) for i, one in enumerate(ranges) for two in ranges[i + 1 :] if one.version == two.version)  # type: ignore[arg-type]
+    assert not any(
+        one.overlaps(two) for i, one in enumerate(ranges) for two in ranges[i + 1 :] if one.version == two.version
+    )  # type: ignore[arg-type]
     assert {len(m.addresses) for m in nodes} == {2 if family == "dual" else 1}
     assert lab.dual == (family == "dual")
 
@@ -42,7 +44,9 @@ def test_ipv4_alone_has_nothing_of_ipv6(name: str) -> None:
     lab = lab_of(name, "ipv4")
     for machine in lab.machines:
         made = [op for op in machine.setup if isinstance(op, AddAddress | AddRoute | SetNeighbour | AddRule)]
-        texts = [getattr(op, field) for op in made for field in ("address", "destination", "gateway") if hasattr(op, field)]
+        texts = [
+            getattr(op, field) for op in made for field in ("address", "destination", "gateway") if hasattr(op, field)
+        ]
         assert not [text for text in texts if ":" in text]
         assert 6 not in machine.iptables
         assert not any("ipv6" in key for key in machine.sysctls) or machine.role in ("controller", "worker")
@@ -80,12 +84,17 @@ def test_the_router_has_routes_for_exactly_the_pods_blocks(name: str) -> None:
     nodes = sorted(lab.of_role("worker"), key=lambda m: ip_address(m.address))
     step = catalog.load(name).workers.step
     for node in nodes:
-        routes = [ip_network(op.destination) for op in router.setup if isinstance(op, AddRoute) and op.gateway == node.address]
+        routes = [
+            ip_network(op.destination) for op in router.setup if isinstance(op, AddRoute) and op.gateway == node.address
+        ]
         covered = {int(address) for network in routes for address in network}
         first = int(ip_address(node.address))
         assert covered == set(range(first + 1, first + step))
         conf = next(text for path, text in node.files.items() if path.startswith("/etc/cni/net.d"))
-        assert f'"rangeStart": "{ip_address(first + 1)}"' in conf and f'"rangeEnd": "{ip_address(first + step - 1)}"' in conf
+        assert (
+            f'"rangeStart": "{ip_address(first + 1)}"' in conf
+            and f'"rangeEnd": "{ip_address(first + step - 1)}"' in conf
+        )
     assert lab.cluster_cidr == "" and not any(m.pod_cidr for m in nodes)
 
 

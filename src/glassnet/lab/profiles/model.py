@@ -11,7 +11,7 @@ WORDS = {
     "vpc.routes": ("vpc", "none"),
     "node.masquerade.agent": ("", "ip-masq-agent", "ip-masq", "aws-snat"),
     "proxy.mode": ("iptables", "nftables", "none"),
-    "proxy.iptablesLayout": ("today", "classic"),
+    "proxy.iptablesLayout": ("current", "classic"),
     "proxy.detectLocal": ("pods", "nodes", "none"),
     "loadBalancer.kind": ("none", "floating-ip", "pass-through", "node-port-targets"),
 }
@@ -132,7 +132,7 @@ class Proxy(Section, frozen=True):
     """`detect_local`: by which range local pods are told, "pods", "nodes" or "none"."""
 
     mode: str = "iptables"
-    iptables_layout: str = "today"
+    iptables_layout: str = "current"
     detect_local: str = "pods"
 
 

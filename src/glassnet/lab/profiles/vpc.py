@@ -10,7 +10,16 @@ from glassnet.lab.profiles.nodes import hosts, resolver
 from glassnet.lab.profiles.ranges import HOST, INTERNET6, ROUTER, Ranges, internet_address, worker_place
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import INTERNET, MAIN_TABLE, VPC_BRIDGE, Cable, MachineSpec, hardware
-from glassnet.netstack.ops import AddAddress, AddBridge, AddRoute, AddRule, Operation, SetLink, SetNeighbour, SetProxyDelay
+from glassnet.netstack.ops import (
+    AddAddress,
+    AddBridge,
+    AddRoute,
+    AddRule,
+    Operation,
+    SetLink,
+    SetNeighbour,
+    SetProxyDelay,
+)
 from glassnet.routes.vpc import PROTOCOL
 
 ROUTER_NAME = "vpc-router"
