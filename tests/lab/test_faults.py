@@ -360,7 +360,7 @@ def test_a_killed_lab_keeps_faulty_objects_only(make_lab: Callable[..., Lab]) ->
     directory = Path(lab.env["GLASSNET_STATE"]) / lab.name
     os.kill(json.loads((directory / "process.json").read_text())["pid"], signal.SIGKILL)
     until(lambda: not LabDir(directory).running())
-    lab.glassnet("up", "--dns", "none", "--nodes", "1")
+    lab.glassnet("up", "--dns", "none", "--nodes", "1")  # the same settings
     assert set(json.loads((directory / "faults.json").read_text())) == {"hairpin"}
     lab.glassnet("mend", "--all")
     assert "glassnet-faults" not in lab.kubectl("get", "namespaces,pods,services", "-A", "-o", "name")

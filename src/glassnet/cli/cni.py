@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from glassnet.cni.ready import Wish
 
 BIN, CONF = "/opt/cni/bin", "/etc/cni/net.d"
-KINDS = ("glassnet", "kubenet", "bridge", "ptp", "hardway", "docker")
+KINDS = ("glassnet", "kubenet", "bridge", "ptp", "hardway", "gke", "azure-cni", "aws-vpc-cni", "docker")
 
 EPILOG = """
 \b

@@ -15,6 +15,7 @@ from glassnet.net.errors import GlassnetError, UsageError
 # name -> (module, short help). Modules load only when their command runs: `glassnet node … -- CMD` must feel like a shell.
 COMMANDS = {
     "up": ("glassnet.cli.up", "Bring a lab up and wait until every pod is Ready."),
+    "profiles": ("glassnet.cli.profiles", "List the clusters a lab can be; print their files."),
     "down": ("glassnet.cli.down", "End a lab and remove everything it made."),
     "status": ("glassnet.cli.status", "Show the labs, their machines and pods."),
     "node": ("glassnet.cli.node", "Run a command, or a shell, on a node of the lab."),

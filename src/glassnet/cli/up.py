@@ -18,13 +18,21 @@ Examples:
   glassnet up --name second --nodes 20 --proxy nftables
   glassnet up --iptables-layout classic              chains as kube-proxy 1.18 had them, for articles of that time
   kustomize build . | glassnet up -f -
+  glassnet up --profile gke --ip-family dual
+  glassnet profiles show aks-kubenet > my.yaml; glassnet up --profile ./my.yaml
   glassnet up --proxy none --cni none --routes none  nodes without a network, to run `glassnet agent` on (docs/install.md)
 """
 
 
 @click.command("up", epilog=EPILOG, short_help="Bring a lab up and wait until every pod is Ready.")
 @lab_option
-@click.option("--profile", default="hardway", show_default=True, help="Which cluster to build: hardway.")
+@click.option(
+    "--profile",
+    default="hardway",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Which cluster to build: a name of `glassnet profiles`, or a file such as it shows (./my.yaml).",
+)
 @click.option(
     "-f",
     "--filename",
@@ -36,38 +44,29 @@ Examples:
 @click.option(
     "--nodes",
     "workers",
-    default=3,
-    show_default=True,
+    type=click.IntRange(min=1),
     metavar="N",
-    help="How many worker nodes (controllers come on top).",
+    help="How many worker nodes (controllers come on top). [default: as the profile has it; hardway: 3]",
 )
 @click.option(
     "--proxy",
     type=click.Choice(["iptables", "nftables", "none"]),
-    default="iptables",
-    show_default=True,
-    help="How Services are spelled; none: nobody makes them work.",
+    help="How Services are spelled; none: nobody makes them work. [default: as the profile has it; hardway: iptables]",
 )
 @click.option(
     "--iptables-layout",
     type=click.Choice(["current", "classic"]),
-    default="current",
-    show_default=True,
-    help="How iptables chains are laid out: as kube-proxy does today, or did in 1.18 (KUBE-FW-, KUBE-XLB-, KUBE-MARK-DROP).",
+    help="How iptables chains are laid out: as kube-proxy does today, or did in 1.18 (KUBE-FW-, KUBE-XLB-, KUBE-MARK-DROP). [default: as the profile has it; hardway: current]",
 )
 @click.option(
     "--cni",
-    type=click.Choice(["hardway", "none"]),
-    default="hardway",
-    show_default=True,
-    help="Pods' network; none: no plugins, no configuration, nodes are NotReady until somebody brings them.",
+    metavar="NAME|none",
+    help="Pods' network, a ready configuration (`glassnet cni conf --help`) in place of the profile's; none: no plugins, no configuration, nodes are NotReady until somebody brings them.",
 )
 @click.option(
     "--routes",
     type=click.Choice(["vpc", "none"]),
-    default="vpc",
-    show_default=True,
-    help="Who routes between the pods of different nodes; none: nobody does.",
+    help="Who routes between the pods of different nodes; none: nobody does. [default: as the profile has it; hardway: vpc]",
 )
 @click.option(
     "--dns",
@@ -81,12 +80,21 @@ Examples:
     multiple=True,
     help="Something on top: ingress (an Ingress controller on NGINX, namespace ingress-nginx).",
 )
-@click.option("--node-cidr", default="10.240.0.0/24", show_default=True, help="Network of the nodes.")
 @click.option(
-    "--pod-cidr", default="10.200.0.0/16", show_default=True, help="Range of the pods; every worker gets a /24 of it."
+    "--ip-family",
+    type=click.Choice(["ipv4", "dual"]),
+    help="dual: nodes, pods and Services have IPv6 addresses too. [default: as the profile has it; ipv4]",
 )
-@click.option("--service-cidr", default="10.32.0.0/24", show_default=True, help="Range of ClusterIPs.")
-@click.option("--public-cidr", default="203.0.113.0/24", show_default=True, help="Public addresses, one per machine.")
+@click.option(
+    "--node-cidr", metavar="CIDR", help="Network of the nodes. [default: the profile's; hardway: 10.240.0.0/24]"
+)
+@click.option(
+    "--pod-cidr",
+    metavar="CIDR",
+    help="Range of the pods; every worker gets a part of it. [hardway: 10.200.0.0/16, a /24 each]",
+)
+@click.option("--service-cidr", metavar="CIDR", help="Range of ClusterIPs. [hardway: 10.32.0.0/24]")
+@click.option("--public-cidr", metavar="CIDR", help="Public addresses, one per machine. [hardway: 203.0.113.0/24]")
 @click.option("--api-port", default=0, metavar="PORT", help="Port of the API on 127.0.0.1 (default: any free one).")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def command(lab: str | None, files: tuple[str, ...], api_port: int, quiet: bool, **words: Any) -> None:
@@ -101,7 +109,7 @@ def command(lab: str | None, files: tuple[str, ...], api_port: int, quiet: bool,
     missing = "none" in (words["proxy"], words["cni"], words["routes"])
     words["addons"] = tuple(dict.fromkeys(words["addons"]))
     words["dns"] = words["dns"] or ("none" if missing else "knot")
-    settings = Settings(name=lab or "lab", **words)
+    settings = Settings(name=lab or "lab", **{name: word for name, word in words.items() if word is not None})
     manifests = read_manifests(files)
     last: dict[str, Any] = {}
     with _Display(quiet) as display:
@@ -153,7 +161,7 @@ def _farewell(name: str, up: dict[str, Any], seconds: float) -> None:
     click.echo("Try:")
     click.echo(f"  glassnet kubectl{flag} get nodes -o wide")
     if up["proxy"] == "none":
-        click.echo(f"  glassnet node{flag} worker-0 -- glassnet preflight node")
+        click.echo(f"  glassnet node{flag} {up['worker']} -- glassnet preflight node")
     else:
-        click.echo(f"  glassnet node{flag} worker-0 -- iptables -t nat -S KUBE-SERVICES")
+        click.echo(f"  glassnet node{flag} {up['worker']} -- iptables -t nat -S KUBE-SERVICES")
     click.echo(f"  glassnet host{flag} internet -- ping -c 1 {up['public']}")

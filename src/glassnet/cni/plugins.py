@@ -20,6 +20,7 @@ PLUGINS = {  # by name: the module of this package, loaded when it is called fir
     "loopback": "loopback",
     "portmap": "portmap",
     "ptp": "ptp",
+    "routed": "routed",
     "static": "static",
     "tuning": "tuning",
 }

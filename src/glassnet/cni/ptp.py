@@ -77,7 +77,7 @@ def _join(call: Call, conf: Conf, given: Result, undo: Undo) -> Steps[Result]:
                 'give it one in "ipam" ("gateway"): the node takes that address at its end of the pair',
             )
     yield from wiring.forward(given.ips, {})
-    host, container = yield from _connect(call, conf, given.ips, undo)
+    host, container = yield from connect(call, conf.mac or wiring.hardware(given.ips[0].ip), conf.mtu, undo)
     name = f"net.ipv6.conf.{host.name}.accept_ra"  # a container must not tell the node its routes
     yield from ask(Ensure(Where.NODE, {}, {name: "0"}))
     yield from wiring.apply(Where.NODE, host_operations(host.name, given.ips))
@@ -92,17 +92,20 @@ def _join(call: Call, conf: Conf, given: Result, undo: Undo) -> Steps[Result]:
     return Result((host, container), tuple(one._replace(interface=1) for one in given.ips), given.routes, dns)
 
 
-def _connect(call: Call, conf: Conf, ips: Sequence[Ip], undo: Undo) -> Steps[tuple[Interface, Interface]]:
-    mac = conf.mac or wiring.hardware(ips[0].ip)
+def connect(
+    call: Call, mac: str, mtu: int, undo: Undo, prefix: str = "veth", first: str = ""
+) -> Steps[tuple[Interface, Interface]]:
+    """Make the pair: its end on the node is called `first`, or where that is taken or "" `prefix` and hex digits. Raises CniError."""
+    name = first
     for _ in range(_TRIES):
         random = yield from ask(Random(10))
-        name, host_mac = f"veth{random[:4].hex()}", wiring.host_hardware(random[4:])
+        name, host_mac = name or f"{prefix}{random[:4].hex()}", wiring.host_hardware(random[4:])
         undo.append(lambda name=name: ask(Remove(Where.NODE, name)))  # type: ignore[misc]
         try:
             yield from wiring.apply(
                 Where.NODE,
                 [
-                    AddVeth(name, call.ifname, call.pod, host_mac, mac, conf.mtu),
+                    AddVeth(name, call.ifname, call.pod, host_mac, mac, mtu),
                     SetLink(name, alias=wiring.alias(call)),
                 ],
             )
@@ -110,10 +113,11 @@ def _connect(call: Call, conf: Conf, ips: Sequence[Ip], undo: Undo) -> Steps[tup
             if error.number != errno.EEXIST:
                 raise
             undo.pop()  # it is somebody else's
+            name = ""
             if (yield from ask(FindLink(Where.POD, call.ifname))) is not None:
                 raise CniError(OTHER, f"container veth name provided ({call.ifname}) already exists") from None
             continue
-        return Interface(name, host_mac, mtu=conf.mtu), Interface(call.ifname, mac, call.netns, mtu=conf.mtu)
+        return Interface(name, host_mac, mtu=mtu), Interface(call.ifname, mac, call.netns, mtu=mtu)
     raise CniError(OTHER, "failed to find a unique veth name")
 
 

@@ -2,7 +2,8 @@
 
 Sources: kubenet as the kubelet made it up to 1.23 (bridge cbr0, one range a pod CIDR, hairpin, other nodes by routes, one masquerade rule a
 node for what leaves --non-masquerade-cidr); *Kubernetes The Hard Way*, bootstrapping of the workers; docker's default bridge docker0;
-containernetworking/plugins, the examples of bridge and ptp.
+containernetworking/plugins, the examples of bridge and ptp; GoogleCloudPlatform/netd (gke-pod-network); Azure/azure-container-networking, mode
+transparent; aws/amazon-vpc-cni-k8s.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ DOCKER = "172.17.0.0/16"
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 
 
+class Block(NamedTuple):
+    """Addresses of a subnet that one node gives to pods."""
+
+    subnet: str
+    first: str
+    last: str
+
+
 class Wish(NamedTuple):
-    """What may be asked of a ready configuration; "" and 0 stand for its own default."""
+    """What may be asked of a ready configuration; "" and 0 stand for its own default. With `blocks` pods' addresses are of those, and of the
+    pod CIDRs of other address families."""
 
     name: str = ""
     pod_cidrs: tuple[str, ...] = ()
@@ -29,6 +39,7 @@ class Wish(NamedTuple):
     mtu: int = 0
     non_masquerade: tuple[str, ...] = ()
     version: str = VERSIONS[-1]
+    blocks: tuple[Block, ...] = ()
 
 
 class Ready(NamedTuple):
@@ -44,7 +55,7 @@ def files(kind: str, wish: Wish) -> dict[str, str]:
     if kind not in KINDS:
         raise UsageError(f"{kind!r} is no ready configuration; want one of {', '.join(KINDS)}")
     cidrs = tuple(_network(text) for text in wish.pod_cidrs)
-    if KINDS[kind].needs_cidrs and not cidrs:
+    if KINDS[kind].needs_cidrs and not cidrs and not wish.blocks:
         raise UsageError(
             f"{kind} needs the pod CIDR of this node: --pod-cidr 10.200.0.0/24 (again for the other family), or "
             "--kubeconfig FILE, and it is taken from the Node object"
@@ -63,9 +74,12 @@ def _network(text: str) -> str:
 
 def _list(wish: Wish, default: str, number: str, *plugins: dict[str, Any]) -> dict[str, str]:
     """A list of plugins, in the file a runtime finds it by."""
-    name = wish.name or default
-    body = {"cniVersion": wish.version, "name": name, "plugins": list(plugins)}
-    return {f"{number}-{name}.conflist": _text(body)}
+    return _named_list(wish, default, f"{number}-{wish.name or default}.conflist", *plugins)
+
+
+def _named_list(wish: Wish, default: str, file: str, *plugins: dict[str, Any]) -> dict[str, str]:
+    """The same, in a file that a cloud calls otherwise."""
+    return {file: _text({"cniVersion": wish.version, "name": wish.name or default, "plugins": list(plugins)})}
 
 
 def _text(body: dict[str, Any]) -> str:
@@ -78,6 +92,19 @@ def host_local(cidrs: Sequence[str], routes: bool) -> dict[str, Any]:
     if routes:
         out["routes"] = [{"dst": DEFAULT_ROUTES[6 if ":" in cidr else 4]} for cidr in cidrs]
     return out
+
+
+def _blocks(wish: Wish) -> dict[str, Any]:
+    """An address of each block, and of each pod CIDR of a family that has none."""
+    sets: list[list[dict[str, str]]] = [
+        [{"subnet": one.subnet, "rangeStart": one.first, "rangeEnd": one.last}] for one in wish.blocks
+    ]
+    sets += [
+        [{"subnet": cidr}]
+        for cidr in wish.pod_cidrs
+        if not any((":" in one.subnet) == (":" in cidr) for one in wish.blocks)
+    ]
+    return {"type": "host-local", "ranges": sets}
 
 
 def _mtu(wish: Wish) -> dict[str, int]:
@@ -121,6 +148,29 @@ def _bridge(wish: Wish) -> dict[str, str]:
 def _ptp(wish: Wish) -> dict[str, str]:
     plugin = {"type": "ptp", **_mtu(wish), "ipMasq": True, "ipam": host_local(wish.pod_cidrs, routes=True)}
     return _list(wish, "ptp", "10", plugin, _PORTMAP)
+
+
+def _gke(wish: Wish) -> dict[str, str]:
+    plugin = {"type": "ptp", "mtu": wish.mtu or 1460, "ipam": host_local(wish.pod_cidrs, routes=True)}
+    return _named_list(wish, "gke-pod-network", "10-gke-ptp.conflist", plugin, _PORTMAP)
+
+
+def _azure(wish: Wish) -> dict[str, str]:
+    plugin = {
+        "type": "routed",
+        "linkPrefix": "azv",
+        **_mtu(wish),
+        "proxyARP": True,
+        "routeProtocol": 4,
+        "ipam": _blocks(wish),
+    }
+    return _named_list(wish, "azure", "10-azure.conflist", plugin, _PORTMAP)
+
+
+def _aws(wish: Wish) -> dict[str, str]:
+    ways = {"hostAddress": True, "rulePriority": 512}
+    plugin = {"type": "routed", "linkPrefix": "eni", "mtu": wish.mtu or 9001, **ways, "ipam": _blocks(wish)}
+    return _named_list(wish, "aws-cni", "10-aws.conflist", plugin, {**_PORTMAP, "snat": True})
 
 
 def _docker(wish: Wish) -> dict[str, str]:
@@ -169,5 +219,10 @@ KINDS = {
     "bridge": Ready("a bridge, masquerade a container, ports of the node", True, _bridge),
     "ptp": Ready("a veth pair a container and routes, no bridge; masquerade, ports of the node", True, _ptp),
     "hardway": Ready("the two files of Kubernetes The Hard Way", True, _hardway),
+    "gke": Ready(
+        "Google's: a veth pair a container and routes, ports of the node; masquerade is the node's", True, _gke
+    ),
+    "azure-cni": Ready("Azure CNI, transparent: veth pairs azv… and routes, the gateway 169.254.1.1", True, _azure),
+    "aws-vpc-cni": Ready("AWS VPC CNI: veth pairs eni…, routes and rules, the gateway 169.254.1.1", True, _aws),
     "docker": Ready("docker's default network: bridge docker0, 172.17.0.0/16", False, _docker),
 }

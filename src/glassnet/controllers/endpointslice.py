@@ -14,6 +14,7 @@ from glassnet.kube import kinds, selectors
 from glassnet.kube.change import Change, Create, Delete, Patch
 from glassnet.kube.types import EndpointSlice, Pod, Service, ServicePortSpec
 from glassnet.kube.view import SERVICE_NAME_LABEL, Key, View
+from glassnet.net import address
 
 MANAGED_BY, MANAGER = "endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"
 HEADLESS = "service.kubernetes.io/headless"
@@ -32,11 +33,27 @@ def reconcile(view: View, key: Key, now: datetime) -> Result:
         return Result([Delete(kinds.ENDPOINT_SLICE, key.namespace, s.metadata.name, s.metadata.uid) for s in mine])
     if not service.spec.selector or service.spec.type == "ExternalName":
         return NOTHING
-    wanted: dict[Ports, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for pod in selected_pods(view, service):
-        ports = resolved_ports(service, pod)
-        wanted[ports][pod.metadata.uid] = _endpoint(view, service, pod)
-    return Result(_fit(service, mine, dict(wanted), now))
+    families = service.spec.ip_families or (address.IPV4,)
+    changes: list[Change] = [
+        Delete(kinds.ENDPOINT_SLICE, key.namespace, s.metadata.name, s.metadata.uid)
+        for s in mine
+        if s.address_type not in families
+    ]
+    pods = selected_pods(view, service)
+    for family in families:
+        wanted: dict[Ports, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for pod in pods:
+            if ip := _ip_of(pod, family):
+                wanted[resolved_ports(service, pod)][pod.metadata.uid] = _endpoint(view, service, pod, ip)
+        there = [s for s in mine if s.address_type == family]
+        changes += _fit(service, family, there, dict(wanted), now)
+    return Result(changes)
+
+
+def _ip_of(pod: Pod, family: str) -> str:
+    """The pod's address of a family, "" when it has none."""
+    addresses = [one.ip for one in pod.status.pod_ips] or [pod.status.pod_ip]
+    return next((ip for ip in addresses if address.family(ip) == family), "")
 
 
 def selected_pods(view: View, service: Service) -> list[Pod]:
@@ -73,12 +90,12 @@ def _sorted(ports: list[tuple[str, int, str, str | None]]) -> Ports:
     return tuple(sorted(ports, key=lambda port: (port[0], port[1], port[2], port[3] or "")))
 
 
-def _endpoint(view: View, service: Service, pod: Pod) -> dict[str, Any]:
+def _endpoint(view: View, service: Service, pod: Pod, ip: str) -> dict[str, Any]:
     terminating = pod.metadata.deletion_timestamp is not None
     serving = pod.ready()
     ready = service.spec.publish_not_ready_addresses or (serving and not terminating)
     out: dict[str, Any] = {
-        "addresses": [pod.status.pod_ip],
+        "addresses": [ip],
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "targetRef": {
             "kind": "Pod",
@@ -98,9 +115,13 @@ def _endpoint(view: View, service: Service, pod: Pod) -> dict[str, Any]:
 
 
 def _fit(
-    service: Service, mine: list[EndpointSlice], wanted: dict[Ports, dict[str, dict[str, Any]]], now: datetime
+    service: Service,
+    family: str,
+    mine: list[EndpointSlice],
+    wanted: dict[Ports, dict[str, dict[str, Any]]],
+    now: datetime,
 ) -> list[Change]:
-    """Fit endpoints into the slices there are, with few writes; make or delete slices where that does not do."""
+    """Fit endpoints of one family into the slices there are, with few writes; make or delete slices where that does not do."""
     changes: list[Change] = []
     labels = _labels(service)
     by_ports: dict[Ports, list[EndpointSlice]] = defaultdict(list)
@@ -111,7 +132,7 @@ def _fit(
     elif not wanted:
         wanted = {(): {}}
     for ports, endpoints in wanted.items():
-        changes += _fit_one(service, by_ports.pop(ports, []), ports, dict(endpoints), labels, now)
+        changes += _fit_one(service, family, by_ports.pop(ports, []), ports, dict(endpoints), labels, now)
     for rest in by_ports.values():
         changes += [
             Delete(kinds.ENDPOINT_SLICE, service.metadata.namespace, s.metadata.name, s.metadata.uid) for s in rest
@@ -121,6 +142,7 @@ def _fit(
 
 def _fit_one(
     service: Service,
+    family: str,
     slices: list[EndpointSlice],
     ports: Ports,
     endpoints: dict[str, dict[str, Any]],
@@ -149,7 +171,7 @@ def _fit_one(
             changes.append(Patch(kinds.ENDPOINT_SLICE, service.metadata.namespace, found.metadata.name, body))
     rest = list(left.values())
     parts = [rest[start : start + MOST] for start in range(0, len(rest), MOST)] or ([[]] if not contents else [])
-    return [*changes, *(_new(service, ports, part, labels, now) for part in parts)]
+    return [*changes, *(_new(service, family, ports, part, labels, now) for part in parts)]
 
 
 def _labels(service: Service) -> dict[str, str]:
@@ -161,7 +183,12 @@ def _labels(service: Service) -> dict[str, str]:
 
 
 def _new(
-    service: Service, ports: Ports, endpoints: list[dict[str, Any]], labels: dict[str, str], now: datetime
+    service: Service,
+    family: str,
+    ports: Ports,
+    endpoints: list[dict[str, Any]],
+    labels: dict[str, str],
+    now: datetime,
 ) -> Create:
     shown = [
         {"name": n, "port": number, "protocol": p, **({"appProtocol": app} if app else {})}
@@ -174,7 +201,7 @@ def _new(
             "annotations": {TRIGGER: now.strftime("%Y-%m-%dT%H:%M:%SZ")},
             "ownerReferences": [owner_reference(kinds.SERVICE, service.metadata)],
         },
-        "addressType": "IPv4",
+        "addressType": family,
         "endpoints": endpoints,
         "ports": shown,
     }

@@ -14,9 +14,9 @@ from glassnet.kube.view import Key, View
 
 
 def pod_cidr(view: View, key: Key, cluster_cidr: str, mask: int) -> Result:
-    """A pod CIDR for a node that has none: the first free range of the cluster's."""
+    """A pod CIDR for a node that has none: the first free range of the cluster's; none where `cluster_cidr` is ""."""
     node = view.nodes.get(key)
-    if node is None or node.spec.pod_cidr:
+    if node is None or node.spec.pod_cidr or not cluster_cidr:
         return NOTHING
     taken = {IPv4Network(other.spec.pod_cidr) for other in view.nodes.values() if other.spec.pod_cidr}
     odd = [network for network in taken if network.prefixlen != mask]

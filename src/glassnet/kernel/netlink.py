@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from glassnet.kernel import traffic_control
+from glassnet.kernel import routing_rules, traffic_control
 from glassnet.net.errors import KernelError
 from glassnet.netstack import ops
 from glassnet.netstack.ops import Operation
@@ -52,6 +52,7 @@ _BRPORT_MODE, _BRPORT_ISOLATED, _BR_VLAN_FILTERING = 4, 33, 7
 _BRIDGE_VLAN_INFO, _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_BEGIN, _VLAN_END = 2, 2, 4, 8, 16
 _INET_CONF, _RP_FILTER, _ARP_NOTIFY, _INET6_ADDR_GEN_MODE, _GEN_NONE = 1, 8, 22, 8, 1
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
+_SETNEIGHTBL = 67
 _NUD_PERMANENT, _NUD_NOARP, _NTF_SELF = 0x80, 0x40, 0x02
 _IFLA_TXQLEN = 13
 _IFF_UP, _IFF_PROMISC, _IFF_ALLMULTI = 1, 0x100, 0x200
@@ -215,7 +216,7 @@ def _named(operation: Operation) -> set[str]:
     match operation:
         case ops.AddVeth():
             return {operation.master} if operation.master else set()
-        case ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping():
+        case ops.AddIfb() | ops.MarkLink() | ops.ProbeShaping() | ops.AddRule() | ops.DelRule():
             return set()
         case ops.AddRedirect():
             return {operation.dev, operation.target}
@@ -489,6 +490,15 @@ def _del_neighbour(netlink: RtNetlink, op: ops.DelNeighbour) -> Message:
     return _DELNEIGH, 0, _neighbour_body(netlink, op.address, op.dev, 0)
 
 
+def _set_proxy_delay(netlink: RtNetlink, op: ops.SetProxyDelay) -> Message:
+    parameters = _u32(1, netlink.index(op.dev)) + _attr(13, struct.pack("=Q", op.milliseconds))
+    return (
+        _SETNEIGHTBL,
+        0,
+        bytes([socket.AF_INET, 0, 0, 0]) + _text(1, "arp_cache") + _attr(6 | _NLA_NESTED, parameters),
+    )
+
+
 def _set_fdb(netlink: RtNetlink, op: ops.SetFdb) -> Message:
     body = _NEIGH.pack(socket.AF_BRIDGE, netlink.index(op.dev), _NUD_PERMANENT | _NUD_NOARP, _NTF_SELF, 0)
     body += _mac(2, op.hardware) + _attr(1, _packed(op.remote))
@@ -515,10 +525,12 @@ _PACK: dict[type, Callable[[RtNetlink, Any], Message]] = {
     ops.AddRoute: _add_route,
     ops.DelRoute: _del_route,
     ops.SetNeighbour: _set_neighbour,
+    ops.SetProxyDelay: _set_proxy_delay,
     ops.DelNeighbour: _del_neighbour,
     ops.SetFdb: _set_fdb,
     ops.DelFdb: _del_fdb,
     ops.AddVxlan: _add_vxlan,
     ops.SetVxlan: _set_vxlan,
+    **routing_rules.PACK,
     **traffic_control.PACK,
 }

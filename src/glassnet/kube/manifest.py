@@ -55,7 +55,7 @@ def document(text: str, source: str) -> Manifest:
     if len(nodes) > 1 or not isinstance(nodes[0], yaml.MappingNode):
         raise ParseError("want one mapping of fields to values", source, nodes[-1].start_mark.line + 1)
     _refuse_duplicates(nodes[0], source)
-    return Manifest(_Loader("").construct_document(nodes[0]), source, nodes[0])
+    return Manifest(_constructed(nodes[0], source), source, nodes[0])
 
 
 def parse(text: str, source: str, named: bool = True) -> list[Manifest]:
@@ -81,6 +81,15 @@ def _composed(text: str, source: str) -> list[Any]:
         raise ParseError(str(error).replace("\n", " "), source) from None
 
 
+def _constructed(node: Any, source: str) -> Any:
+    """The value of a node. Raises ParseError for a tag nobody knows, a list as a key and their like."""
+    try:
+        return _Loader("").construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ParseError(error.problem or str(error), source, mark.line + 1 if mark else 0) from None
+
+
 def _objects(node: Any, source: str, named: bool) -> Iterable[Manifest]:
     if isinstance(node, yaml.ScalarNode) and node.value == "":
         return
@@ -88,7 +97,7 @@ def _objects(node: Any, source: str, named: bool) -> Iterable[Manifest]:
     if not isinstance(node, yaml.MappingNode):
         raise ParseError("want an API object (a mapping with apiVersion, kind, metadata)", source, line)
     _refuse_duplicates(node, source)
-    body = _Loader("").construct_document(node)
+    body = _constructed(node, source)
     for key in ("apiVersion", "kind"):
         if not isinstance(body.get(key), str):
             raise ParseError(f"the object has no {key}", source, line)

@@ -25,6 +25,7 @@ from glassnet.kube.kinds import Kind
 from glassnet.kube.view import Key, View
 from glassnet.lab.addons.names import Names
 from glassnet.lab.proxies import Proxies
+from glassnet.lab.topology import MAIN_TABLE
 from glassnet.net.errors import LabError
 from glassnet.proxy.compute import HEADLESS, PROXY_NAME
 
@@ -34,8 +35,8 @@ NONE = "none"  # in place of a proxy mode
 
 
 class Agents:
-    """`workers` get a proxy each, if `proxy`; the machine behind `router`, if there is one, routes to their pods. `run` takes loops that go
-    on until the lab ends."""
+    """`workers` get a proxy each, if `proxy`; the machine behind `router`, if there is one, routes to their pods, in its `table`. `run` takes
+    loops that go on until the lab ends."""
 
     def __init__(
         self,
@@ -46,10 +47,12 @@ class Agents:
         *,
         proxy: bool = True,
         names: bool = True,
+        table: int = MAIN_TABLE,
         run: Callable[[Coroutine[Any, Any, None]], None],
         now: Callable[[], datetime],
     ) -> None:
         self._workers, self._router, self._settings, self._run = workers, router, settings, run
+        self._table = table
         self._wanted = proxy
         self.view = View()
         self._events = EventRecorder(Writer(api, now))
@@ -77,7 +80,7 @@ class Agents:
             raise LabError(f"the lab's agents got no complete lists of its API server: {why}") from None
         self._run(self._events.run())
         if self._router is not None:
-            self._run(RouteLoop(self.view, self._router, ROUTER_LINK).run())
+            self._run(RouteLoop(self.view, self._router, ROUTER_LINK, self._table).run())
         self._proxies = Proxies(self.view, self._workers, self._settings, self._events)
         if self._wanted:
             await self._proxies.start()

@@ -52,13 +52,7 @@ async def build(topology: Topology, place: Path, rootless: bool, report: Callabl
     for spec in topology.machines:
         if spec.name not in switches:
             _set_up(lab, spec)
-    await asyncio.gather(
-        *(
-            lab.machines[spec.name].run(["nft", "-f", "-"], spec.rules.encode())
-            for spec in topology.machines
-            if spec.rules
-        )
-    )
+    await asyncio.gather(*(_rules(lab.machines[spec.name], spec) for spec in topology.machines))
     return lab
 
 
@@ -76,9 +70,20 @@ def _set_up(lab: Lab, spec: MachineSpec) -> None:
     machine.netns.apply(spec.setup)
 
 
+async def _rules(machine: LabMachine, spec: MachineSpec) -> None:
+    if spec.rules:
+        await machine.run(["nft", "-f", "-"], spec.rules.encode())
+    for family, text in spec.iptables.items():
+        await machine.run([f"ip{'6' if family == 6 else ''}tables-restore", "--noflush"], text.encode())
+
+
 def _plug(lab: Lab, cable: Cable, switches: set[str]) -> None:
     left, right = lab.machines[cable.left].netns, lab.machines[cable.right].netns
-    veth = AddVeth(cable.right_name, cable.left_name, peer_netns=left.fd, peer_hardware=cable.left_hardware)
+    veth = AddVeth(
+        cable.right_name, cable.left_name, peer_netns=left.fd, peer_hardware=cable.left_hardware, mtu=cable.mtu
+    )
     right.apply([veth])
     if cable.right in switches:
         right.apply([SetLink(cable.right_name, up=True, master=VPC_BRIDGE)])
+    if cable.isolated:
+        right.apply([SetLink(cable.right_name, isolated=True)])

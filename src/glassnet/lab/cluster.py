@@ -50,6 +50,7 @@ from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
 from glassnet.lab.weight import weight
+from glassnet.net import address
 from glassnet.net.errors import ApiError, GlassnetError, LabError
 from glassnet.netstack.ops import SetLink
 from glassnet.proxy.backends.iptables_layouts import LAYOUTS
@@ -128,7 +129,12 @@ class Cluster:
         feed(self.server, self.view)
         self.view.subscribe(self._on_event, replay=False)
         self._control_plane = ControlPlane(
-            self.view, self.api, cluster_cidr=self._topology.cluster_cidr, now=utc_now, ca_pem=self._certs.ca.decode()
+            self.view,
+            self.api,
+            cluster_cidr=self._topology.cluster_cidr,
+            node_mask=self._topology.node_mask,
+            now=utc_now,
+            ca_pem=self._certs.ca.decode(),
         )
         self._start(self._control_plane.run())
         workers = self._topology.of_role("worker")
@@ -210,15 +216,16 @@ class Cluster:
 
     def _kubelet(self, spec: MachineSpec, runtime: LabRuntime) -> Kubelet:
         assert self._machines is not None
-        labels = {"topology.kubernetes.io/zone": spec.zone, "topology.kubernetes.io/region": "lab"}
         config = NodeConfig(
             spec.name,
             spec.address,
             spec.public,
             spec.pod_cidr,
-            labels,
+            spec.labels,
             cluster_dns=self._topology.dns_ip,
-            cluster_cidr=self._topology.cluster_cidr,
+            cluster_cidrs=self._topology.cluster_cidrs,
+            address6=spec.address6,
+            pod_cidr6=spec.pod_cidr6 if spec.pod_cidr else "",
         )
         machine = self._machines.machines[spec.name]
         own = self._settings.cni != NONE
@@ -230,12 +237,13 @@ class Cluster:
         """The proxies of the workers and the router's routes, by way of the API's port on the lab's own loopback."""
         assert self._machines is not None
         made = self._certs
-        address = f"https://127.0.0.1:{API_PORT}"
-        config = certs.kubeconfig(self._lab.name, address, made.ca, made.agent, made.agent_key, "agent")
+        place = f"https://127.0.0.1:{API_PORT}"
+        config = certs.kubeconfig(self._lab.name, place, made.ca, made.agent, made.agent_key, "agent")
         self._lab.write("agent.kubeconfig", config)
         settings = ProxySettings(
             mode=MODES[0] if self._settings.proxy == NONE else self._settings.proxy,
-            detectors=cluster_cidr_detectors([self._topology.cluster_cidr]),
+            families=(address.IPV4, address.IPV6) if self._topology.dual else (address.IPV4,),
+            detectors=cluster_cidr_detectors(self._topology.local_cidrs),
             min_period=0.03,
             iptables_layout=self._settings.iptables_layout,
         )
@@ -247,6 +255,7 @@ class Cluster:
             settings,
             proxy=self._settings.proxy != NONE,
             names=self._settings.dns != NONE,
+            table=self._topology.route_table,
             run=self._start,
             now=utc_now,
         )
@@ -286,7 +295,7 @@ class Cluster:
             "metadata": {"name": "kubernetes"},
             "subsets": [{"addresses": [{"ip": a} for a in addresses], "ports": [{"name": "https", "port": API_PORT}]}],
         }
-        ranges = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [self._topology.service_cidr]}}
+        ranges = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": list(filter(None, (self._topology.service_cidr, self._topology.service_cidr6)))}}  # fmt: skip
         if self.view.get(kinds.SERVICE_CIDR, Key("", "kubernetes")) is None:
             await self.api.create(kinds.SERVICE_CIDR, "", ranges)
         for kind, body in ((kinds.SERVICE, service), (kinds.ENDPOINT_SLICE, piece), (kinds.ENDPOINTS, old)):
@@ -338,10 +347,10 @@ class Cluster:
         own = own_netns()
         own.apply([SetLink("lo", up=True)])
         sockets = [self._listener]
-        for netns, address in [*places, (own, "127.0.0.1")]:
+        for netns, place in [*places, (own, "127.0.0.1")]:
             sock = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((address, API_PORT))
+            sock.bind((place, API_PORT))
             sock.listen(128)
             sockets.append(sock)
         own.close()
@@ -432,6 +441,7 @@ class Cluster:
             "unready": readiness.unready(self.view.pods.values()),
             "kubeconfig": str(self._lab.kubeconfig),
             "public": self._topology.of_role("worker")[0].public,
+            "worker": self._topology.of_role("worker")[0].name,
             "proxy": self._settings.proxy,
         }
 

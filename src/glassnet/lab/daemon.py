@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 from glassnet.kernel import libc
 from glassnet.kernel.enter import enter_lab_namespaces
-from glassnet.lab import profiles
 from glassnet.lab.cluster import Cluster
+from glassnet.lab.profiles.layout import topology as lay_out
+from glassnet.lab.profiles.reading import read
 from glassnet.lab.settings import Settings, from_json
-from glassnet.lab.state import LabDir
+from glassnet.lab.state import PROFILE, LabDir
 from glassnet.net.errors import ApiError, GlassnetError
 
 log = logging.getLogger("glassnet.lab")
@@ -67,7 +68,7 @@ def main() -> None:
     port = listener.getsockname()[1]
     try:
         settings = from_json((lab.path / "settings.json").read_text())
-        topology = profiles.topology(settings)
+        topology = lay_out(settings, read((lab.path / PROFILE).read_text(), str(lab.path / PROFILE)))
         voice.say(name="namespaces", step="making namespaces")
         rootless = os.geteuid() != 0
 

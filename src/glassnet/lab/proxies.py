@@ -15,6 +15,7 @@ from glassnet.agent.proxy.servers import HealthCheckNodePorts, Listening, health
 from glassnet.kernel.api import Machine
 from glassnet.kube.change import Record
 from glassnet.kube.view import Key, View
+from glassnet.net import address
 from glassnet.net.errors import KernelError, LabError
 from glassnet.proxy.health import ProxyHealth
 
@@ -73,7 +74,8 @@ class Proxies:
         self._health[name] = health
         server = Listening(machine.netns, health_handler(health))
         try:
-            await server.open("0.0.0.0", HEALTHZ)
+            for place in self._places():
+                await server.open(place, HEALTHZ)
         except KernelError as error:
             log.warning("node %s: %s", name, error)
         self._servers.append(server)
@@ -84,8 +86,12 @@ class Proxies:
             self._report(Record(about, "Warning", "FailedToStartServiceHealthcheck", message, "glassnet-proxy"))
 
         self._checks[name] = HealthCheckNodePorts(
-            machine.netns, ("0.0.0.0",), lambda: health.healthy(time.time()), failed
+            machine.netns, self._places(), lambda: health.healthy(time.time()), failed
         )
+
+    def _places(self) -> tuple[str, ...]:
+        """Where health is told: on all addresses of the families there are."""
+        return tuple("::" if family == address.IPV6 else "0.0.0.0" for family in self.settings.families)
 
     async def end(self) -> float:
         """End all; their rules stay, as those of a kube-proxy do that is stopped. The seconds it took."""

@@ -10,23 +10,25 @@ import msgspec
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one lab. CIDRs are text such as "10.240.0.0/24"; `workers` counts the machines that run pods.
 
-    `proxy`, `cni`, `routes` and `dns` are the parts of a cluster's network; "none" leaves one to whoever is to bring it. `addons`
-    are what a cluster's users put on top. `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
+    "" and 0 stand for what the profile says: `profiles.ranges.settle` puts that in their place. `proxy`, `cni`, `routes` and `dns` are the
+    parts of a cluster's network; "none" leaves one to whoever is to bring it. `cni` is the name of a ready configuration. `addons` are what
+    a cluster's users put on top. `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
     """
 
     name: str = "lab"
     profile: str = "hardway"
-    workers: int = 3
-    proxy: Literal["iptables", "nftables", "none"] = "iptables"
-    cni: Literal["hardway", "none"] = "hardway"
-    routes: Literal["vpc", "none"] = "vpc"
+    workers: int = 0
+    proxy: Literal["", "iptables", "nftables", "none"] = ""
+    iptables_layout: Literal["", "current", "classic"] = ""
+    cni: str = ""
+    routes: Literal["", "vpc", "none"] = ""
     dns: Literal["knot", "none"] = "knot"
     addons: tuple[Literal["ingress"], ...] = ()
-    iptables_layout: Literal["current", "classic"] = "current"
-    node_cidr: str = "10.240.0.0/24"
-    pod_cidr: str = "10.200.0.0/16"
-    service_cidr: str = "10.32.0.0/24"
-    public_cidr: str = "203.0.113.0/24"
+    ip_family: Literal["", "ipv4", "dual"] = ""
+    node_cidr: str = ""
+    pod_cidr: str = ""
+    service_cidr: str = ""
+    public_cidr: str = ""
 
     def to_json(self) -> str:
         """The settings as JSON text."""

@@ -15,8 +15,12 @@ from typing import Any
 
 from glassnet.kernel.spawn import PATH
 from glassnet.kube.manifest import Manifest, parse
+from glassnet.lab.profiles import catalog
+from glassnet.lab.profiles.layout import topology
+from glassnet.lab.profiles.ranges import settle
+from glassnet.lab.profiles.reading import read
 from glassnet.lab.settings import Settings
-from glassnet.lab.state import LabDir, end, lab_dir
+from glassnet.lab.state import PROFILE, LabDir, end, lab_dir
 from glassnet.net.errors import GlassnetError, LabError, ParseError, PreflightError, UsageError
 
 _INVALID = re.compile(
@@ -76,17 +80,22 @@ def start(settings: Settings, manifests: Sequence[Manifest], api_port: int = 0) 
     The last dict has the key "up". A lab of the same settings that was killed is resumed with its objects.
     Raises LabError (running already, died), UsageError, PreflightError, ParseError (a manifest the API refuses).
     """
+    text, source = catalog.text_of(settings.profile)
+    profile = read(text, source)
+    settings = settle(settings, profile)
+    topology(settings, profile)  # what cannot be is told before anything is made
     _check_programs(settings)
     lab = lab_dir(settings.name)
     try:
         lock = lab.take_lock()
     except OSError as error:
         raise PreflightError(f"{lab.path}: {error.strerror}; GLASSNET_STATE names another directory for labs") from None
-    fresh = _make_fresh(lab, settings)
+    fresh = _make_fresh(lab, settings, text)
     listener = None
     try:
         listener = listen(api_port)
         lab.write("settings.json", settings.to_json())
+        lab.write(PROFILE, text)
         lab.write("manifests.json", json.dumps([m.body for m in manifests]))
         (lab.path / "process.json").unlink(missing_ok=True)
         child, said = _spawn(lab, lock, listener)
@@ -121,14 +130,15 @@ def _check_programs(settings: Settings) -> None:
         )
 
 
-def _make_fresh(lab: LabDir, settings: Settings) -> bool:
+def _make_fresh(lab: LabDir, settings: Settings, profile: str) -> bool:
     """Decide between resuming and starting anew; True for anew."""
     old = lab.settings()
     if not (old and lab.store.exists()):
         return True
-    if old != json.loads(settings.to_json()):
+    made_by = lab.path / PROFILE
+    if old != json.loads(settings.to_json()) or not made_by.exists() or made_by.read_text() != profile:
         raise LabError(
-            f"lab {lab.name!r} was killed and left its objects in {lab.path}, made with other settings; "
+            f"lab {lab.name!r} was killed and left its objects in {lab.path}, made with other settings or another profile; "
             f"`glassnet down {lab.name}` removes them, the same options as before bring it up again"
         )
     return False

@@ -19,6 +19,7 @@ from typing import Any
 
 from glassnet.net.errors import LabError, UsageError
 
+PROFILE = "profile.yaml"  # what the lab was made by
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 

@@ -189,12 +189,55 @@ class DelRoute(Value):
     metric: int = 0
 
 
+class AddRule(Value):
+    """`ip rule add from SOURCE to DESTINATION iif IIF fwmark MARK/MASK lookup TABLE priority PRIORITY protocol PROTOCOL`.
+
+    `family` is 4 or 6; `mask` 0 is that of the whole mark.
+    """
+
+    table: int
+    family: int = 4
+    priority: int = 0
+    source: str = ""
+    destination: str = ""
+    iif: str = ""
+    mark: int = 0
+    mask: int = 0
+    protocol: int = 0
+    exist_ok: bool = False
+
+
+class DelRule(Value):
+    """`ip rule del …`, with the same words."""
+
+    table: int
+    family: int = 4
+    priority: int = 0
+    source: str = ""
+    destination: str = ""
+    iif: str = ""
+    mark: int = 0
+    mask: int = 0
+    protocol: int = 0
+    missing_ok: bool = True
+
+
 class SetNeighbour(Value):
     """`ip neigh replace ADDRESS lladdr HARDWARE dev DEV nud permanent`: such entries do not count against gc_thresh3."""
 
     address: str
     hardware: str
     dev: str
+
+
+class SetProxyDelay(Value):
+    """`ip ntable change name arp_cache dev DEV proxy_delay MILLISECONDS`: how long, at most, an answer to ARP on others' behalf waits (arp(7)).
+
+    A user namespace has no sysctl for it.
+    """
+
+    dev: str
+    milliseconds: int = 0
 
 
 class DelNeighbour(Value):
@@ -302,6 +345,6 @@ class ProbeShaping(Value):
 
 Operation = (
     AddBridge | AddVeth | AddDummy | AddVxlan | SetVxlan | DelLink | SetLink | NoLinkLocal | SetBridge | AddPortVlan | DelPortVlan
-    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | SetNeighbour | DelNeighbour | SetFdb | DelFdb
+    | SetBridgePort | AddAddress | DelAddress | AddRoute | DelRoute | AddRule | DelRule | SetNeighbour | SetProxyDelay | DelNeighbour | SetFdb | DelFdb
     | AddIfb | MarkLink | AddTbf | AddHtb | AddHtbClass | AddSubnetFilter | AddIngress | AddRedirect | DelQdisc | ProbeShaping
 )  # fmt: skip

@@ -32,17 +32,18 @@ ROLES = {
     "local": "endpoints on this node",
     "endpoint": "one endpoint", "affinity": "clients bound to one endpoint",
 }  # fmt: skip
+DROPS_MARKED, MARKS_TO_DROP = "kubelet", "kubelet (of the classic layout: the proxy)"
 # Chains and tables that no single object asks for: whose they are and what for.
 OWNERS: tuple[tuple[str, str, str], ...] = (
     (r"KUBE-MARK-MASQ|masquerading", "kube-proxy", "marks packets whose source has to be rewritten (mark 0x4000)"),
-    (r"KUBE-MARK-DROP", "kubelet (of the classic layout: the proxy)", "marks packets to be dropped, which KUBE-FIREWALL does (mark 0x8000)"),
+    (r"KUBE-MARK-DROP", MARKS_TO_DROP, "marks packets to be dropped, which KUBE-FIREWALL does (mark 0x8000)"),
     (r"KUBE-POSTROUTING", "kube-proxy", "rewrites the source of marked packets"),
     (r"KUBE-SERVICES|services", "kube-proxy", "sends packets for Service addresses to the chain of their Service"),
     (r"KUBE-NODEPORTS", "kube-proxy", "node ports, and health checks of load balancers"),
     (r"KUBE-EXTERNAL-SERVICES", "kube-proxy", "refuses packets to external addresses and node ports without endpoints"),
     (r"KUBE-FORWARD", "kube-proxy", "accepts forwarded packets that are marked or belong to known connections"),
     (r"KUBE-PROXY-FIREWALL|firewall-check", "kube-proxy", "drops what loadBalancerSourceRanges does not allow"),
-    (r"KUBE-FIREWALL", "kubelet", "drops martian packets to 127.0.0.0/8, and in the classic layout what KUBE-MARK-DROP marked"),
+    (r"KUBE-FIREWALL", DROPS_MARKED, "drops martian packets to 127.0.0.0/8, and in the classic layout what KUBE-MARK-DROP marked"),
     (r"KUBE-(PROXY|KUBELET)-CANARY", "kube-proxy or kubelet", "a chain to notice that somebody flushed the tables"),
     (r"cluster-ips-check", "kube-proxy", "refuses packets to ClusterIPs without such a port, drops those to unallocated ones"),
     (r"(service|nodeport)-endpoints-check|reject-chain", "kube-proxy", "refuses packets to Services without endpoints"),

@@ -186,7 +186,8 @@ class Fib:
         if decision.type == "local":
             return dst
         hop = decision.hop
-        target = hop.gateway if hop and hop.gateway is not None else dst
+        # IPv4 looks for one near the gateway, IPv6 for one that suits the destination (ip6_route_get_saddr): gateways are link-local there
+        target = hop.gateway if hop and hop.gateway is not None and bits == 32 else dst
         return self.select_address(decision.dev, target, bits)
 
     def select_address(self, dev: str, target: int, bits: int) -> int | None:

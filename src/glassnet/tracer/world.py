@@ -72,7 +72,31 @@ class World:
         return ""
 
     def neighbour(self, machine: Machine, dev: str, next_hop: int, bits: int) -> tuple[Machine, str] | None:
-        """Who answers for `next_hop` on the link behind `dev`: the machine and its device."""
+        """Who answers for `next_hop` on the link behind `dev`: the machine and its device; a router that answers for everybody where nobody
+        else does, or where the neighbour table says so."""
+        found = self._owner(machine, dev, next_hop, bits)
+        if machine.kind == POD or bits != 32:
+            return found
+        entry = machine.stack.neighbours.get((next_hop, bits, dev))
+        if found is not None and (entry is None or not entry.hardware):
+            return found
+        proxy = self._proxy(machine, dev)
+        if proxy is None or (found is not None and entry and entry.hardware != proxy[0].stack.links[proxy[1]].hardware):
+            return found
+        return proxy
+
+    def _proxy(self, machine: Machine, dev: str) -> tuple[Machine, str] | None:
+        """Who answers ARP for every address on the link behind `dev` (proxy_arp_pvlan, ip-sysctl)."""
+        mine = [item for item in machine.stack.addresses if item.dev == dev and item.bits == 32]
+        for other in self.machines.values():
+            for item in other.stack.addresses if other is not machine and other.kind != POD else ():
+                if item.bits != 32 or other.stack.sysctl(f"net.ipv4.conf.{item.dev}.proxy_arp_pvlan") != "1":
+                    continue
+                if any(not (item.value ^ one.value) >> (32 - item.length) for one in mine):
+                    return (other, item.dev) if item.dev in other.stack.links else None
+        return None
+
+    def _owner(self, machine: Machine, dev: str, next_hop: int, bits: int) -> tuple[Machine, str] | None:
         for other, device in self.owners.get((next_hop, bits), ()):
             if other is machine:
                 continue

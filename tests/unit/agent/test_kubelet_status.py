@@ -47,7 +47,7 @@ def compute(policy: str, mains: str, inits: str = "", old: list[dict[str, Any]] 
     )
     words = [*mains.split(), *(word.removeprefix("s") for word in inits.split())]
     states = {name: state(word) for name, word in zip([*names, *init_names], words, strict=True)}
-    return pod_status.compute(pod, states, "10.200.0.2", "10.240.0.20", NOW, NOW, True)
+    return pod_status.compute(pod, states, ["10.200.0.2"], ["10.240.0.20"], NOW, NOW, True)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def pod(view: View, number: int, ready: bool = True, port: int = 8080, terminati
         "status": {
             "phase": more.get("phase", "Running"),
             "podIP": more.get("address", f"10.0.{number // 200}.{number % 200}"),
+            "podIPs": [{"ip": ip} for ip in more.get("ips", ())],
             "conditions": [{"type": "Ready", "status": str(ready)}],
         },
     }
@@ -270,3 +271,27 @@ async def test_a_selector_that_selects_nothing_empties_them(world: World) -> Non
     await world.converge()
     assert [s.endpoints for s in world.view.slices_of(KEY)] == [()]
     assert world.get(kinds.ENDPOINTS, "web").subsets == ()
+
+
+def slices_by_family(view: View) -> dict[str, list[list[str]]]:
+    found: dict[str, list[list[str]]] = {}
+    for piece in view.slices_of(KEY):
+        found.setdefault(piece.address_type, []).extend([list(e.addresses) for e in piece.endpoints])
+    return found
+
+
+def test_a_slice_for_each_family_of_the_service() -> None:
+    view, count = View(), [0]
+    service(view, ipFamilies=["IPv4", "IPv6"])
+    pod(view, 1, address="10.0.0.1", ips=["10.0.0.1", "fd00::1"])
+    pod(view, 2, address="10.0.0.2", ips=["10.0.0.2"])
+    for _ in range(2):
+        carry_out(view, endpointslice.reconcile(view, KEY, NOW).changes, count)
+    assert slices_by_family(view) == {"IPv4": [["10.0.0.1"], ["10.0.0.2"]], "IPv6": [["fd00::1"]]}
+    assert endpointslice.reconcile(view, KEY, NOW).changes == []
+    pod(view, 2, address="10.0.0.2", ips=["10.0.0.2", "fd00::2"])
+    (change,) = endpointslice.reconcile(view, KEY, NOW).changes
+    assert isinstance(change, Patch)
+    service(view, ipFamilies=["IPv6"])
+    carry_out(view, endpointslice.reconcile(view, KEY, NOW).changes, count)
+    assert slices_by_family(view) == {"IPv6": [["fd00::1"], ["fd00::2"]]}

@@ -40,6 +40,23 @@ def test_one_route_per_pod_cidr() -> None:
     }
 
 
+def test_a_route_goes_by_the_nodes_address_of_its_family() -> None:
+    body = {
+        "metadata": {"name": "w"},
+        "spec": {"podCIDR": "10.200.0.0/24", "podCIDRs": ["10.200.0.0/24", "fd00:200::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": a} for a in ("10.240.0.20", "fd00:240::14")]},
+    }
+    dual: Node = decode(kinds.NODE, json.dumps(body))
+    assert vpc.routes([dual]) == {"10.200.0.0/24": "10.240.0.20", "fd00:200::/64": "fd00:240::14"}
+    body["status"] = {"addresses": [{"type": "InternalIP", "address": "10.240.0.20"}]}
+    assert vpc.routes([decode(kinds.NODE, json.dumps(body))]) == {"10.200.0.0/24": "10.240.0.20"}
+
+
+def test_routes_of_another_table() -> None:
+    operations = vpc.diff({"10.1.0.0/24": "10.0.0.1"}, {"10.2.0.0/24": "10.0.0.1"}, "eth0", 100)
+    assert [operation.table for operation in operations] == [100, 100]
+
+
 tables = st.dictionaries(
     st.sampled_from([f"10.200.{i}.0/24" for i in range(4)]), st.sampled_from(["10.0.0.1", "10.0.0.2"])
 )

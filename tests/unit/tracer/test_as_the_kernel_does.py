@@ -8,11 +8,12 @@ import pytest
 from tests.tracer_worlds import lone_node, number
 
 from glassnet.netstack.model import Address, NextHop, Route, RoutingRule
+from glassnet.netstack.namespace import NetStack
 from glassnet.ruleset.model import Table
 from glassnet.ruleset.nft_print import rule_text
 from glassnet.ruleset.parse_iptables import parse_iptables
 from glassnet.ruleset.parse_nft import parse_nft_text
-from glassnet.tracer.fib import Fib, select_address6
+from glassnet.tracer.fib import Fib, Question, select_address6
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.packet import ACK, FIN, SYN, Branch, Packet
 from glassnet.tracer.path import Departure, End
@@ -182,6 +183,16 @@ def test_sources_of_ipv6() -> None:
     assert select_address6(own, "lo", number("2001:db8:3::1")) == number("2001:db8:3::1")
     assert select_address6(own, "eth0", number("2001:db8:3::99")) == number("2001:db8:3::1")
     assert select_address6(own, "cni0", number("fd00:2::5")) == number("fd00:1::1")
+
+
+def test_a_link_local_gateway_does_not_make_a_link_local_source() -> None:
+    machine = node(xt("filter"))
+    machine.stack.addresses.append(Address(number("fe80::5"), 128, 64, "eth0", "link"))
+    route = Route(0, 0, 128, hops=(NextHop("eth0", number("fe80::1")),))
+    (decision,) = Fib(NetStack(links=machine.stack.links, addresses=machine.stack.addresses, routes=[route])).lookup(
+        Question(128, number("2001:db8:9::1"))
+    )
+    assert machine.fib.source_for(decision, number("2001:db8:9::1"), 128) == number(NODE6)
 
 
 def test_types_of_addresses() -> None:

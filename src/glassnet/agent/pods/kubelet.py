@@ -54,7 +54,7 @@ class Kubelet:
         self._view, self._api, self._machine, self._runtime, self._config = view, api, machine, runtime, config
         self._now = now
         self._writer = Writer(api, now)
-        self.name, self.address = config.name, config.address
+        self.name, self.address, self.addresses = config.name, config.address, config.addresses
         self._own_network, self._lacking = own_network, ""
         self.cni = CniAgent(machine, random, permanent_neighbours, programs=not own_network)
         self._resources = node_status.resources()
@@ -94,8 +94,7 @@ class Kubelet:
         """Plugins that configure themselves find the node's pod CIDRs in a file."""
         node = self._view.nodes.get(Key("", self.name))
         if node is not None and (ranges := pod_cidrs(node)):
-            beyond = (self._config.cluster_cidr,) if self._config.cluster_cidr else ()
-            write_facts(self._machine.root, NodeFacts(ranges, beyond))
+            write_facts(self._machine.root, NodeFacts(ranges, self._config.cluster_cidrs))
 
     async def heartbeat(self) -> None:
         """Renew the node's lease."""

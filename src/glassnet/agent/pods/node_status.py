@@ -18,7 +18,7 @@ KUBELET_VERSION = "v1.36.2+glassnet"
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What a node says of itself."""
+    """What a node says of itself. `address6` and `pod_cidr6` are the same for IPv6, "" without it."""
 
     name: str
     address: str
@@ -26,7 +26,14 @@ class NodeConfig:
     pod_cidr: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     cluster_dns: str = ""
-    cluster_cidr: str = ""
+    cluster_cidrs: tuple[str, ...] = ()
+    address6: str = ""
+    pod_cidr6: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The node's own addresses, IPv4 first."""
+        return tuple(filter(None, (self.address, self.address6)))
 
 
 def body(config: NodeConfig, resources: Mapping[str, str], now: datetime, lacking: str = "") -> dict[str, Any]:
@@ -40,7 +47,7 @@ def body(config: NodeConfig, resources: Mapping[str, str], now: datetime, lackin
         "beta.kubernetes.io/arch": arch,
         **config.labels,
     }
-    addresses = [{"type": "InternalIP", "address": config.address}]
+    addresses = [{"type": "InternalIP", "address": each} for each in config.addresses]
     addresses += [{"type": "ExternalIP", "address": config.external}] if config.external else []
     addresses.append({"type": "Hostname", "address": config.name})
     status = {
@@ -51,7 +58,8 @@ def body(config: NodeConfig, resources: Mapping[str, str], now: datetime, lackin
         "nodeInfo": _info(arch),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
     }
-    spec = {"podCIDR": config.pod_cidr, "podCIDRs": [config.pod_cidr]} if config.pod_cidr else {}
+    ranges = [each for each in (config.pod_cidr, config.pod_cidr6) if each]
+    spec = {"podCIDR": config.pod_cidr, "podCIDRs": ranges} if config.pod_cidr else {}
     return {"metadata": {"name": config.name, "labels": labels}, "spec": spec, "status": status}
 
 

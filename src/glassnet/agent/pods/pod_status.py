@@ -51,8 +51,8 @@ class Ended(NamedTuple):
 def compute(
     pod: Pod,
     states: Mapping[str, ContainerState],
-    pod_ip: str,
-    host_ip: str,
+    pod_ips: Sequence[str],
+    host_ips: Sequence[str],
     start: datetime,
     now: datetime,
     sandbox_ready: bool,
@@ -67,15 +67,15 @@ def compute(
     status: dict[str, Any] = {
         "phase": phase,
         "conditions": _conditions(pod, _wanted(pod, phase, inits, mains, initialized, sandbox_ready), now),
-        "hostIP": host_ip,
-        "hostIPs": [{"ip": host_ip}],
+        "hostIP": host_ips[0],
+        "hostIPs": [{"ip": ip} for ip in host_ips],
         "startTime": stamp(start),
         "containerStatuses": [_container_status(c, s) for c, s in mains],
     }
     if inits:
         status["initContainerStatuses"] = [_container_status(c, s) for c, s in inits]
-    if pod_ip:
-        status |= {"podIP": pod_ip, "podIPs": [{"ip": pod_ip}]}
+    if pod_ips:
+        status |= {"podIP": pod_ips[0], "podIPs": [{"ip": ip} for ip in pod_ips]}
     if failure:
         status |= {"reason": failure.reason, "message": failure.message}
     return status

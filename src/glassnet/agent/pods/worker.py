@@ -40,6 +40,7 @@ class Node(Protocol):
 
     name: str
     address: str
+    addresses: tuple[str, ...]
     cni: CniAgent
 
     def now(self) -> datetime: ...
@@ -121,10 +122,14 @@ class PodWorker:
         return float(self._pod.spec.termination_grace_period_seconds)
 
     @property
-    def ip(self) -> str:
+    def ips(self) -> tuple[str, ...]:
         if self._pod.spec.host_network:
-            return self._node.address
-        return self._attachment.address if self._attachment else ""
+            return self._node.addresses
+        return self._attachment.addresses if self._attachment else ()
+
+    @property
+    def ip(self) -> str:
+        return self.ips[0] if self.ips else ""
 
     @property
     def restart_policy(self) -> str:
@@ -400,8 +405,8 @@ class PodWorker:
         status = pod_status.compute(
             pod,
             states,
-            self.ip or pod.status.pod_ip,
-            self._node.address,
+            self.ips or tuple(one.ip for one in pod.status.pod_ips),
+            self._node.addresses,
             self._start,
             self._node.now(),
             self._sandbox is not None,

@@ -16,10 +16,10 @@ AGAIN = 1.0  # seconds until a refused route is tried again
 
 
 class RouteLoop:
-    """One router: a route per node's pod CIDR out of the interface `dev`."""
+    """One router: a route per node's pod CIDR out of the interface `dev`, in a table."""
 
-    def __init__(self, view: View, netns: NetNs, dev: str) -> None:
-        self._view, self._netns, self._dev = view, netns, dev
+    def __init__(self, view: View, netns: NetNs, dev: str, table: int = 254) -> None:
+        self._view, self._netns, self._dev, self._table = view, netns, dev, table
         self._present: dict[str, str] = {}
         self._awake = asyncio.Event()
 
@@ -43,7 +43,7 @@ class RouteLoop:
         """Bring the routes in step with the nodes; False when one was refused."""
         wanted = vpc.routes(self._view.nodes.values())
         refused = set()
-        for operation in vpc.diff(wanted, self._present, self._dev):
+        for operation in vpc.diff(wanted, self._present, self._dev, self._table):
             try:
                 self._netns.apply([operation])
             except KernelError as error:

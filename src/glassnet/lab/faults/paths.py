@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from glassnet.lab.faults.scene import Fault, Scene
-from glassnet.lab.profiles import INTERNET
+from glassnet.lab.topology import INTERNET
 from glassnet.net.errors import LabError
 from glassnet.netstack.ops import AddAddress, AddRoute, AddVeth, SetLink
 

@@ -38,6 +38,8 @@ async def leaked(scene: Scene) -> list[str]:
 
 async def without_range(scene: Scene) -> list[str]:
     """A Node that has the whole cluster's range, so that it overlaps all others, and one for which nothing is left."""
+    if not scene.ground.topology.cluster_cidr:
+        raise LabError(f"{scene.fault}: nodes of this lab have no pod CIDRs, for its pods are on the nodes' network")
     cluster = scene.ground.topology.cluster_cidr
     taint = {"key": "glassnet.dev/fault", "effect": "NoExecute"}
     closed = {"unschedulable": True, "taints": [taint]}

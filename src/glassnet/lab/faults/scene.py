@@ -112,12 +112,20 @@ class Scene:
         return runtime.parse_network((directory / name).read_text(), name)
 
     def bridge(self) -> str:
-        """The bridge that joins the node's pods."""
-        return self.cni().plugin("bridge").get("bridge") or "cni0"
+        """The bridge that joins the node's pods. Raises LabError where none does."""
+        joins = self.cni().plugins[0]
+        if joins.get("type") not in ("bridge", "glassnet"):
+            raise LabError(
+                f"{self.fault} is a fault of a bridge; pods of {self.spec.name} are joined by the plugin {joins.get('type')}"
+            )
+        return str(joins.get("bridge") or "cni0")
 
     def range(self) -> Range:
         """The addresses of the node's pods."""
-        return host_local.ranges_of(self.cni().plugin("bridge"))[0][0]
+        joins = self.cni().plugins[0]
+        if not joins.get("ipam"):  # the plugin glassnet has the pod CIDRs alone
+            joins = {"ipam": {"type": "host-local", "subnet": self.spec.pod_cidr}}
+        return host_local.ranges_of(joins)[0][0]
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the node (path without the first slash)."""

@@ -10,10 +10,13 @@ from glassnet.tracer.doctor.blame import culprit
 from glassnet.tracer.doctor.case import Case
 from glassnet.tracer.doctor.finding import CRITICAL, WARNING, Finding, lines
 from glassnet.tracer.doctor.mark_uses import SET, Use, use_of_rule, uses_of
+from glassnet.tracer.explain import DROPS_MARKED, MARKS_TO_DROP
 from glassnet.tracer.machine import Machine
 from glassnet.tracer.trace import Way
 
 _PROXIES = ("kube-proxy", "glassnet")  # one bit, one meaning
+# who shares a bit by agreement; KUBE-MARK-DROP and KUBE-FIREWALL are one mechanism, whoever of the two writes which
+_TOGETHER = (frozenset(_PROXIES), frozenset((DROPS_MARKED, MARKS_TO_DROP)))
 _LAST = 100  # the priority at which source translation looks at the mark
 _FIRST = -100  # the one at which Services are translated, and packets marked
 
@@ -29,7 +32,8 @@ def mark_clash(case: Case) -> Iterator[Finding]:
             for owner in sorted(owners - {write.owner}):
                 theirs = [use for use in uses if use.owner == owner and use.bits & write.bits and use.masked]
                 pair = (write.owner or write.text, owner)
-                if not theirs or {write.owner, owner} <= set(_PROXIES) or pair in done or tuple(reversed(pair)) in done:
+                agreed = any({write.owner, owner} <= group for group in _TOGETHER)
+                if not theirs or agreed or pair in done or tuple(reversed(pair)) in done:
                     continue
                 if not write.masked and not (write.clears & _union(theirs) and between(write)):
                     continue

@@ -1,0 +1,1 @@
+"""Profiles: which cluster a lab is; one declarative file each."""
