@@ -19,7 +19,10 @@ WEB = Owner("demo", "web")
 
 def line(ingress: str = "web", status: int = 200, duration: float = 0.02, **more: Any) -> bytes:
     return (
-        json.dumps({"namespace": "demo", "ingress": ingress, "status": status, "duration": duration, **more}).encode()
+        json.dumps(
+            {"namespace": "demo", "ingress": ingress, "status": status, "duration": duration, **more},
+            separators=(",", ":"),
+        ).encode()
         + b"\n"
     )
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from glassnet.kernel.libc import punch_hole
 from glassnet.net.errors import KernelError
@@ -24,16 +24,8 @@ FILE = "access.log"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 EVERY = 0.25  # seconds between looks
 _PIECE, _BEHIND = 1 << 20, 64 << 20  # octets read in one go; octets behind which the oldest are skipped
-_AT_ONCE = 2000  # lines after which others have their turn
-
-
-class Line(msgspec.Struct, gc=False):
-    """What of a line is counted."""
-
-    namespace: str = ""
-    ingress: str = ""
-    status: int | str = 0
-    duration: float | str = 0.0
+# What of a line is counted: these four stand together (ingress.defaults). In what a client wrote quotes are escaped: it does not look like this.
+_COUNTED = re.compile(rb'"namespace":"([^"\\]*)","ingress":"([^"\\]*)","status":(\d+),"duration":([\d.]+)')
 
 
 class Owner(NamedTuple):
@@ -53,15 +45,15 @@ class Count:
         self.seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
 
-    def add(self, status: int, duration: float) -> None:
-        """One more request."""
+    def add(self, status: int, duration: float, times: int = 1) -> None:
+        """So many more requests, all alike."""
         name = _CLASSES[status // 100] if 100 <= status < 600 else "other"
-        self.classes[name] = self.classes.get(name, 0) + 1
-        self.seconds += duration
+        self.classes[name] = self.classes.get(name, 0) + times
+        self.seconds += times * duration
         place = 0
         while place < len(BUCKETS) and duration > BUCKETS[place]:
             place += 1
-        self.buckets[place] += 1
+        self.buckets[place] += times
 
 
 _CLASSES = ("", "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -74,7 +66,6 @@ class AccessLog:
 
     def __init__(self, directory: Path, out: Callable[[bytes], None] | None) -> None:
         self._path, self._out = directory / FILE, out
-        self._decoder = msgspec.json.Decoder(Line)
         self._fd, self._offset = -1, 0
         self._known: frozenset[Owner] = frozenset()
         self._rest = b""
@@ -121,11 +112,8 @@ class AccessLog:
         self._free()
         if lines and self._out is not None:
             await asyncio.to_thread(self._out, lines)
-        split = lines.splitlines()
-        for begin in range(0, len(split), _AT_ONCE):
-            for line in split[begin : begin + _AT_ONCE]:
-                self._count(line)
-            await asyncio.sleep(0)
+        self._count(lines)
+        await asyncio.sleep(0)
         return len(data) == _PIECE
 
     def _free(self) -> None:
@@ -138,20 +126,18 @@ class AccessLog:
                 os.ftruncate(self._fd, 0)
                 self._offset = 0
 
-    def _count(self, line: bytes) -> None:
-        try:
-            found = self._decoder.decode(line)
-            status, duration = int(found.status), float(found.duration)
-        except (msgspec.MsgspecError, ValueError):
-            self.unread += 1
-            return
-        owner = Owner(found.namespace, found.ingress)
-        if owner not in self._known:
-            owner = _NOBODY
-        count = self.counts.get(owner)
-        if count is None:
-            count = self.counts[owner] = Count()
-        count.add(status, duration)
+    def _count(self, lines: bytes) -> None:
+        """Count whole lines. Most are alike but for some milliseconds, so they are counted together first."""
+        found = _COUNTED.findall(lines)
+        self.unread += lines.count(b"\n") + (not lines.endswith(b"\n") and bool(lines)) - len(found)
+        for (namespace, ingress, status, duration), times in Counter(found).items():
+            owner = Owner(namespace.decode(), ingress.decode())
+            if owner not in self._known:
+                owner = _NOBODY
+            count = self.counts.get(owner)
+            if count is None:
+                count = self.counts[owner] = Count()
+            count.add(int(status), float(duration), times)
 
 
 def to_stdout(lines: bytes) -> None:
