@@ -67,7 +67,7 @@ class Cloud:
         words = ", ".join(f'"{cidr}"' for cidr in place.addresses)
         self._allocator = Allocator(pools.parse(f"pools: [{{name: cloud, addresses: [{words}], avoidBuggyIPs: true}}]"))
         self._targets = {node.name: node for node in place.nodes}
-        self._edge = Edge(place.own, place.router, place.nodes, place.addresses, place.kind == NODE_PORT_TARGETS)
+        self._edge = Edge(place.own, place.router, place.nodes, place.addresses, place.kind == NODE_PORT_TARGETS, self._usual.silent)
         self._prober = Prober(place.netns, place.nodes, self._on_health)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._busy = 0

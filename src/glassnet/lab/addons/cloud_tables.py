@@ -39,9 +39,10 @@ class Programmed:
 class Edge:
     """The two machines whose rules make a load balancer: its own, and the router."""
 
-    def __init__(self, own: Host, router: Host, nodes: Sequence[Target], vips: Sequence[str], translates: bool) -> None:
+    def __init__(self, own: Host, router: Host, nodes: Sequence[Target], vips: Sequence[str], translates: bool, silent: bool) -> None:
         self._own, self._router, self._machine = Programmed(own), Programmed(router), own
         self._nodes, self._vips, self._translates = nodes, vips, translates
+        self._silent = silent
         self._families = tuple(dict.fromkeys(address.family(cidr.partition("/")[0]) for cidr in vips))
 
     async def write(self, pools: Sequence[Pool], fronts: Sequence[Front], idle: int) -> bool:
@@ -54,10 +55,8 @@ class Edge:
             for family in self._families
         ]  # fmt: skip
         changed = await self._own.write(made)
-        if self._translates:
-            routers = [layout.router_table(family, self._nodes, fronts) for family in self._families]
-            changed = await self._router.write(routers) or changed
-        return changed
+        routers = [layout.router_table(family, self._nodes, fronts, self._silent) for family in self._families]
+        return await self._router.write(routers) or changed
 
     async def end_flows(self, node: Target, fronts: Iterable[Front] | None = None) -> None:
         """Forget the flows of a node, of some ports or (None) all: their next packets are a new flow's."""

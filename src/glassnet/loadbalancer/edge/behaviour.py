@@ -37,7 +37,8 @@ class Behaviour(NamedTuple):
     `translates`: the destination becomes a node's address and node port; `proxies`: and the source the load balancer's. `guards`: source
     ranges are kept here and not by the nodes. `fail_open`: without any healthy node all get new flows. `refuses`: with no node to give a flow
     to, TCP is reset; else nothing answers. `idle` is how long a flow without packets is remembered, `drain` how long flows of a node that
-    has left go on (0: as long as they live), `ends_unhealthy` tells whether flows of a node that fails its probes end at once.
+    has left go on (0: as long as they live), `ends_unhealthy` tells whether flows of a node that fails its probes end at once. `silent`: the
+    cloud lets no ICMP of nodes out, so a client does not hear that a node refuses.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Behaviour(NamedTuple):
     fail_open: bool = False
     refuses: bool = False
     ends_unhealthy: bool = False
+    silent: bool = False
     idle: int = 240
     drain: int = 0
     method: str = HASH
@@ -60,7 +62,7 @@ class Behaviour(NamedTuple):
         return "Proxy" if self.translates else "VIP"
 
 
-AZURE = Behaviour("floating-ip", Probing(5, 5, 2), guards=True)
+AZURE = Behaviour("floating-ip", Probing(5, 5, 2), guards=True, silent=True)
 GOOGLE = Behaviour("pass-through", Probing(8, 1, 3), fail_open=True, idle=60, drain=30)
 CLASSIC = Behaviour(
     "classic", Probing(10, 5, 6, 2), translates=True, proxies=True, guards=True, refuses=True, idle=60, drain=300,

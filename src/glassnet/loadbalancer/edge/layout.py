@@ -105,6 +105,7 @@ def _forwarded(made: Table, words: Words, there: Mapping[str, Target], idle: int
         "drop",
     )
     made.chains["prerouting"] = Chain(rules, _MANGLE)
+    made.chains["untracked"] = Chain((f"{words.ip} daddr @ours notrack",), "type filter hook prerouting priority raw; policy accept")
 
 
 def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: int) -> None:
@@ -125,8 +126,11 @@ def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: in
     made.chains["source"] = Chain((f"ct mark {PROXIED:#x} masquerade",), "type nat hook postrouting priority srcnat; policy accept")
 
 
-def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front]) -> Table:
-    """The table of the VPC's router: answers of node ports that a load balancer has translated, and left the source to, go back through it."""
+def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front], silent: bool = False) -> Table:
+    """The table of the VPC's router: answers of node ports that a load balancer has translated, and left the source to, go back through it.
+
+    `silent`: what nodes refuse by ICMP does not leave the VPC.
+    """
     words, ports = Words(family), dict[tuple[str, int], str]()
     for front in fronts:
         if front.keeps and address.family(front.ip) == family:
@@ -142,4 +146,8 @@ def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front]) 
         f"{words.ip} saddr . meta l4proto . th sport @targets meta mark set {BACK:#x}",
     )
     made.chains["prerouting"] = Chain(rules, _MANGLE)
+    if silent:
+        kind = "icmp type destination-unreachable icmp code != 4" if words.ip == "ip" else "icmpv6 type destination-unreachable"
+        rule = f'iifname "eth0" oifname "eth1" {kind} drop'
+        made.chains["forward"] = Chain((rule,), "type filter hook forward priority filter; policy accept", "refusals stay inside")
     return made
