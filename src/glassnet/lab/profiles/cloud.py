@@ -16,7 +16,7 @@ from glassnet.net.errors import UsageError
 from glassnet.netstack.ops import AddAddress, AddRoute, Operation, SetLink, SetNeighbour
 
 NAME = "cloud"
-VIPS6 = "2001:db8:51::/120"
+VIPS6 = "2001:db8:51::100/120"
 """Addresses of load balancers in a lab with IPv6 whose profile names none."""
 _LINK = ("169.254.200.1", "169.254.200.2", 30)  # between router and cloud; RFC 3927's range: nobody else's business
 _LINK6 = ("fd00:6c62::1", "fd00:6c62::2", 126)
