@@ -1,6 +1,6 @@
 """A client on the host outside, driven by JSON lines: fetches pages by new connections, and keeps some open to ask again.
 
-["fetch", address, port, path, times] -> what each new connection got; ["udp", address, port, times] -> the same by datagrams;
+["fetch", address, port, path, times] -> what each new connection got ("patient": one that waits half a minute to be taken); ["udp", address, port, times] -> the same by datagrams;
 ["open", name, address, port, times] and ["ask", name, path] -> what each kept connection got.
 """
 
@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 TIMEOUT = 1.5
 
 
-def connected(address: str, port: int) -> socket.socket:
+def connected(address: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
     """A new connection."""
-    return socket.create_connection((address, port), TIMEOUT)
+    return socket.create_connection((address, port), timeout)
 
 
 def page(sock: socket.socket, path: str) -> str:
@@ -64,9 +64,9 @@ def tried(what: object, *words: object) -> str:
         return "reset"
 
 
-def once(address: str, port: int, path: str) -> str:
+def once(address: str, port: int, path: str, timeout: float = TIMEOUT) -> str:
     """A page by a connection of its own."""
-    with connected(address, port) as sock:
+    with connected(address, port, timeout) as sock:
         return page(sock, path)
 
 
@@ -79,6 +79,9 @@ def main() -> None:
             if verb == "fetch":
                 *where, times = words
                 found = list(pool.map(lambda _, where=where: tried(once, *where), range(times)))
+            elif verb == "patient":
+                *where, times = words
+                found = list(pool.map(lambda _, where=where: tried(once, *where, 30), range(times)))
             elif verb == "udp":
                 *where, times = words
                 found = list(pool.map(lambda _, where=where: tried(datagram, *where), range(times)))

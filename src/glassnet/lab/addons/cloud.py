@@ -200,14 +200,13 @@ class Cloud:
         self._ending.pop(name, None)
 
     def _cut(self, question: Question, name: str) -> None:
-        """End the flows of a node that fails its probes, where the kind does so."""
+        """End the flows of a node that fails its probes where the kind does so; elsewhere those that the node has not answered."""
         fronts = [front for served in self._served.values() if served.key.asked == question and served.key.behaviour.ends_unhealthy for front in served.fronts]  # fmt: skip
-        if fronts:
-            self._ending[f"{name} {question.text}"] = asyncio.create_task(self._end(name, fronts))
+        self._ending[f"{name} {question.text}"] = asyncio.create_task(self._end(name, fronts or None, begun_only=not fronts))
 
-    async def _end(self, name: str, fronts: Iterable[Front] | None) -> None:
+    async def _end(self, name: str, fronts: Iterable[Front] | None, begun_only: bool = False) -> None:
         try:
-            await self._edge.end_flows(self._targets[name], fronts)
+            await self._edge.end_flows(self._targets[name], fronts, begun_only)
         except GlassnetError as error:
             log.warning("flows of node %s: %s", name, error)
 

@@ -58,14 +58,15 @@ class Edge:
         routers = [layout.router_table(family, self._nodes, fronts, self._silent) for family in self._families]
         return await self._router.write(routers) or changed
 
-    async def end_flows(self, node: Target, fronts: Iterable[Front] | None = None) -> None:
-        """Forget the flows of a node, of some ports or (None) all: their next packets are a new flow's."""
+    async def end_flows(self, node: Target, fronts: Iterable[Front] | None = None, begun_only: bool = False) -> None:
+        """Forget the flows of a node, of some ports or (None) all: their next packets are a new flow's. `begun_only`: those it has not answered."""
         if not self._translates:
             words = [f"flush set {layout.Words(family).ip} {table.NAME} flows-{node.name}\n" for family in self._families if node.address(family)]
-            await self._machine.run(["nft", "-f", "-"], "".join(words).encode())
+            if not begun_only:  # the rules see to those
+                await self._machine.run(["nft", "-f", "-"], "".join(words).encode())
             return
         for place in node.addresses:
-            base = ["conntrack", "-D", "--reply-src", place]
+            base = ["conntrack", "-D", "--reply-src", place, *(["-p", "tcp", "--state", "SYN_SENT"] if begun_only else [])]
             if fronts is None:
                 commands = [base]
             else:

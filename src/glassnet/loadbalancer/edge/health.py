@@ -48,8 +48,8 @@ class Standing(NamedTuple):
 def heard(before: Standing, well: bool, probing: Probing) -> Standing:
     """The standing after one more answer. The first good one is enough for a node that is new."""
     if not before.known:
-        row = 0 if well else before.row + 1
-        return Standing(well, well or row >= probing.fall, 0 if well else row)
+        known = well or before.row + 1 >= probing.fall
+        return Standing(well, known, 0 if known else before.row + 1)
     if well == before.healthy:
         return Standing(before.healthy, True)
     row = before.row + 1

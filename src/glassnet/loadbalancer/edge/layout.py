@@ -1,13 +1,15 @@
 """How a load balancer's nodes, pools and ports are spelled in its nftables table, in one of two ways.
 
 *Forwarded*: the destination stays. Nothing tracks connections, as answers go another way; flows are remembered in one set a node, by their
-five-tuple, for as long as they are not idle. The node's number is the packet's mark, and the mark chooses the routes (`routing`).
+five-tuple, for as long as they are not idle. A TCP connection keeps its node whatever becomes of the node. What begins one (SYN), and UDP, keeps
+a node that is in the pool, and else gets another, and the first forgets it: so a client that tries again is not sent to a node that has died.
+The node's number is the packet's mark, and the mark chooses the routes (`routing`).
 *Translated*: the destination becomes a node's port. The kernel's connection tracking remembers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from glassnet.loadbalancer.edge import behaviour as b
 from glassnet.loadbalancer.edge.model import Front, Pool, Target
@@ -50,10 +52,19 @@ def table(
     made.sets["frontends"] = ("map", f"type {words.port_type} : verdict;")
     (_translated if translates else _forwarded)(made, words, there, idle)
     for each in pools:
-        made.chains[f"pool-{each.name}"] = Chain((_choice(words, each, there),))
+        kept = () if translates else _kept(words, each, there)
+        made.chains[f"pool-{each.name}"] = Chain((*kept, _choice(words, each, there)))
     for front in fronts:
         _front(made, front, translates)
     return made
+
+
+def _kept(words: Words, pool: Pool, there: Mapping[str, Target]) -> Iterator[str]:
+    """The rules that give a flow the node it has, if that is still in the pool; else no node knows it any more."""
+    for name in dict.fromkeys(pool.slots):
+        if name in there:
+            yield f"{words.tuple} @flows-{name} goto to-{name}"
+    yield "jump forget"
 
 
 def _choice(words: Words, pool: Pool, there: Mapping[str, Target]) -> str:
@@ -97,10 +108,11 @@ def _forwarded(made: Table, words: Words, there: Mapping[str, Target], idle: int
         rules = (f"update @{flows} {{ {words.tuple} }}", f"meta mark set {node.number:#x} accept")
         made.chains[f"to-{name}"] = Chain(rules, note=f"node {name}")
     made.chains["known"] = Chain(tuple(f"{words.tuple} @flows-{name} goto to-{name}" for name in there), note="flows keep their node")
+    forget = " ".join(f"delete @flows-{name} {{ {words.tuple} }}" for name in there)
+    made.chains["forget"] = Chain((forget,) if forget else (), note="the nodes a flow had")
     rules = (
         *_guard(words),
         "tcp flags & (syn|ack) != syn jump known",
-        "meta l4proto != tcp jump known",
         f"{words.port} vmap @frontends",
         "drop",
     )
