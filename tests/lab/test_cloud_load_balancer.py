@@ -88,6 +88,12 @@ class World:
     def __init__(self, lab: Lab, kind: str) -> None:
         self.lab, self.kind, self.client = lab, kind, Client(lab)
 
+    def kubectl(self, *words: str, stdin: str = "") -> str:
+        """kubectl itself, without `glassnet` before it: the tests call it often."""
+        config = Path(self.lab.env["GLASSNET_STATE"]) / self.lab.name / "kubeconfig"
+        command = ["kubectl", "--kubeconfig", str(config), *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=True).stdout
+
     def apply(self, name: str, notes: dict[str, str] | None = None, **spec: Any) -> None:
         """A Service of type LoadBalancer before the pods."""
         ports = [{"name": "http", "port": 80, "targetPort": 8080}]
@@ -97,11 +103,11 @@ class World:
             "metadata": {"name": name, "annotations": notes or {}},
             "spec": {"type": "LoadBalancer", "selector": {"app": "web"}, "ports": ports, **spec},
         }
-        self.lab.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
     def ingress(self, name: str) -> list[dict[str, str]]:
         """What the status of a Service says."""
-        found = json.loads(self.lab.kubectl("get", "service", name, "-o", "json"))
+        found = json.loads(self.kubectl("get", "service", name, "-o", "json"))
         return found["status"]["loadBalancer"].get("ingress") or []
 
     def address(self, name: str) -> str:
@@ -111,7 +117,7 @@ class World:
 
     def reasons(self, name: str) -> list[str]:
         """Reasons of Events about a Service."""
-        text = self.lab.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
+        text = self.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
         return [event["reason"] for event in json.loads(text)["items"]]
 
 
@@ -143,11 +149,11 @@ def excluded(world: World) -> Iterator[Callable[[str], None]]:
 
     def leave(node: str) -> None:
         names.append(node)
-        world.lab.kubectl("label", "node", node, f"{EXCLUDED}=true")
+        world.kubectl("label", "node", node, f"{EXCLUDED}=true")
 
     yield leave
     for node in names:
-        world.lab.kubectl("label", "node", node, f"{EXCLUDED}-")
+        world.kubectl("label", "node", node, f"{EXCLUDED}-")
     until(lambda: set(world.client.fetch(LOCAL)) == {"a", "b"})
 
 
@@ -211,7 +217,7 @@ def test_flows_keep_their_node_when_nodes_leave_and_come(world: World, excluded:
         after = client("ask", "kept", "/hostname")
         assert [now for was, now in zip(before, after, strict=True) if was == "b"] == ["b"] * before.count("b")
     else:
-        world.lab.kubectl("label", "node", "worker-0", f"{EXCLUDED}-")
+        world.kubectl("label", "node", "worker-0", f"{EXCLUDED}-")
         until(lambda: set(client.fetch(LOCAL, 12)) == {"a", "b"})
         assert client("ask", "kept", "/hostname") == before
 
@@ -236,17 +242,17 @@ def test_an_address_is_released_and_given_again(world: World) -> None:
     world.apply("first")
     place = world.address("first")
     until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
-    world.lab.kubectl("delete", "service", "first")
+    world.kubectl("delete", "service", "first")
     until(lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends"))
     assert set(world.client.fetch(place, 2)) == {"timeout"}
     world.apply("second")
     assert world.address("second") == place
     until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
-    world.lab.kubectl("patch", "service", "second", "-p", '{"spec":{"type":"ClusterIP"}}')
+    world.kubectl("patch", "service", "second", "-p", '{"spec":{"type":"ClusterIP"}}')
     until(lambda: not world.ingress("second"))
     until(lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends"))
     until(lambda: "DeletedLoadBalancer" in world.reasons("first"))
-    world.lab.kubectl("delete", "service", "second")
+    world.kubectl("delete", "service", "second")
 
 
 def test_source_ranges(world: World) -> None:
@@ -256,7 +262,7 @@ def test_source_ranges(world: World) -> None:
     until(lambda: set(world.client.fetch(place, 3)) == {"timeout"})
     world.apply("limited", loadBalancerSourceRanges=["192.0.2.0/24"])
     until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
-    world.lab.kubectl("delete", "service", "limited")
+    world.kubectl("delete", "service", "limited")
 
 
 def test_one_client_one_node_and_round_robin(world: World) -> None:
@@ -272,7 +278,7 @@ def test_one_client_one_node_and_round_robin(world: World) -> None:
         sticky = world.address("sticky")
         until(lambda: "timeout" not in world.client.fetch(sticky, 4))
         assert len(world.client.fetch(sticky, 16)) == 1
-    world.lab.kubectl("delete", "service", "turn", "sticky")
+    world.kubectl("delete", "service", "turn", "sticky")
 
 
 def test_udp_and_no_node_ports(world: World) -> None:
@@ -292,7 +298,7 @@ def test_udp_and_no_node_ports(world: World) -> None:
         until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
     place = world.address("udp")
     until(lambda: set(world.client("udp", place, 53, 8)) == {"a", "b"})
-    world.lab.kubectl("delete", "service", "udp", "portless")
+    world.kubectl("delete", "service", "udp", "portless")
 
 
 def test_another_class_and_addresses_that_are_not_ours(world: World) -> None:
@@ -303,14 +309,14 @@ def test_another_class_and_addresses_that_are_not_ours(world: World) -> None:
     until(lambda: "SyncLoadBalancerFailed" in world.reasons("outside"))
     assert world.reasons("classy") == [] == world.ingress("classy") == world.ingress("outside")
     assert world.ingress("taken") == [] and set(world.client.fetch(CLUSTER)) == {"a", "b"}
-    world.lab.kubectl("delete", "service", "classy", "outside", "taken")
+    world.kubectl("delete", "service", "classy", "outside", "taken")
 
 
 def test_a_network_load_balancer_keeps_the_source_and_ends_what_is_unhealthy(world: World) -> None:
     if world.kind != TARGETS:  # there alone a Service may ask for one: elsewhere the annotation means nothing
         world.apply("nlb", {"service.beta.kubernetes.io/aws-load-balancer-type": "nlb"}, externalTrafficPolicy="Local")
         assert world.client.fetch(world.address("nlb"), 1).total() == 1
-        world.lab.kubectl("delete", "service", "nlb")
+        world.kubectl("delete", "service", "nlb")
         return
     world.apply("nlb", {"service.beta.kubernetes.io/aws-load-balancer-type": "nlb"}, externalTrafficPolicy="Local")
     place = world.address("nlb")
@@ -319,12 +325,12 @@ def test_a_network_load_balancer_keeps_the_source_and_ends_what_is_unhealthy(wor
     world.client("open", "nlb", place, 80, 8)
     before = world.client("ask", "nlb", "/hostname")
     assert set(before) == {"a", "b"}
-    world.lab.kubectl("label", "pod", "b", "app-")
+    world.kubectl("label", "pod", "b", "app-")
     try:
         until(lambda: world.client.fetch(place, 8).keys() == {"a"}, 30)
         until(lambda: "b" not in world.client("ask", "nlb", "/hostname"))
         after = world.client("ask", "nlb", "/hostname")
         assert all(now == "a" for was, now in zip(before, after, strict=True) if was == "a")
     finally:
-        world.lab.kubectl("label", "pod", "b", "app=web")
-    world.lab.kubectl("delete", "service", "nlb")
+        world.kubectl("label", "pod", "b", "app=web")
+    world.kubectl("delete", "service", "nlb")

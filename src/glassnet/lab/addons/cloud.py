@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from glassnet.agent.changes import Writer
-from glassnet.agent.events import EventRecorder
 from glassnet.agent.workqueue import WorkQueue
 from glassnet.client.rest import RestApi
 from glassnet.kernel.api import Host, NetNs
@@ -32,6 +32,7 @@ from glassnet.net.errors import ApiError, GlassnetError
 
 log = logging.getLogger(__name__)
 WRITERS = 8  # requests in flight
+MOST_TOLD = 5000  # Events that may wait
 AGAIN = 1.0  # seconds until refused rules are tried again
 _LEAVING = "ToBeDeletedByClusterAutoscaler"  # taint of a node that is about to go (KEP-3836)
 
@@ -63,7 +64,8 @@ class Cloud:
         self._view, self._place = view, place
         self._usual = usual(place.kind)
         self._writer = Writer(api, now)
-        self._events = EventRecorder(self._writer)
+        self._told: deque[Record] = deque(maxlen=MOST_TOLD)
+        self._idle = asyncio.Event()
         words = ", ".join(f'"{cidr}"' for cidr in place.addresses)
         self._allocator = Allocator(pools.parse(f"pools: [{{name: cloud, addresses: [{words}], avoidBuggyIPs: true}}]"))
         self._targets = {node.name: node for node in place.nodes}
@@ -89,7 +91,7 @@ class Cloud:
         self._touch()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._events.run())
+                group.create_task(self._tell())
                 group.create_task(self._prober.run())
                 group.create_task(self._program())
                 for _ in range(WRITERS):
@@ -99,6 +101,22 @@ class Cloud:
             self._queue.close()
             for task in self._ending.values():
                 task.cancel()
+
+    def _say(self, record: Record) -> None:
+        self._told.append(record)
+        self._idle.set()
+
+    async def _tell(self) -> None:
+        """Write Events, while no Service waits for its address."""
+        while True:
+            while not self._told or self._busy or not self._queue.empty():
+                self._idle.clear()
+                await self._idle.wait()
+            record = self._told.popleft()
+            try:
+                await self._writer.record(record)
+            except GlassnetError as error:
+                log.warning("event %s of %s: %s", record.reason, record.regarding.get("name"), error)
 
     def settled(self) -> bool:
         """Whether every Service has its address, and the kernel its rules."""
@@ -134,8 +152,8 @@ class Cloud:
         if event.new is None or not _concerns(event.new):
             self._forget(event.key)
             if event.old is not None and self._ours(event.old):
-                self._events(status.record(event.old, status.DELETING, "Deleting load balancer"))
-                self._events(status.record(event.old, status.DELETED, "Deleted load balancer"))
+                self._say(status.record(event.old, status.DELETING, "Deleting load balancer"))
+                self._say(status.record(event.old, status.DELETED, "Deleted load balancer"))
             others = self._allocator.remove(event.key)
         else:
             others = self._allocator.put(_plain(event.new))
@@ -154,7 +172,7 @@ class Cloud:
         self._members = members
         for key in self._served:
             if (service := self._view.services.get(key)) is not None:
-                self._events(self._of_nodes(service))
+                self._say(self._of_nodes(service))
         self._touch()
 
     def _of_nodes(self, service: Service) -> Record:
@@ -219,8 +237,10 @@ class Cloud:
             self._programmed = False
             self._prober.ask(self._questions(), self._members)
             try:
+                begun = asyncio.get_running_loop().time()
                 await self._edge.write(*self._wanted())
                 self._programmed = True
+                await asyncio.sleep(asyncio.get_running_loop().time() - begun)  # of a crowd of changes many go into the next one
             except GlassnetError as error:
                 log.warning("load balancer: %s", error)
                 asyncio.get_running_loop().call_later(AGAIN, self._dirty.set)
@@ -271,6 +291,7 @@ class Cloud:
                 self._queue.failed(key)
             finally:
                 self._busy -= 1
+                self._idle.set()
 
     async def _reconcile(self, key: Key, service: Service) -> None:
         kind = behaviour(self._place.kind, service)
@@ -291,7 +312,7 @@ class Cloud:
                     return
         for change in status.writes(service, verdict, wrong, kind.ip_mode, self._ours(service)):
             if isinstance(change, Record):
-                self._events(change)
+                self._say(change)
             else:
                 await self._writer.carry_out(change)
 
