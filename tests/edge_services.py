@@ -14,9 +14,7 @@ from glassnet.loadbalancer.edge.model import Front, Pool, Target
 from glassnet.loadbalancer.edge.table import Table
 from glassnet.net import address
 
-NODES = tuple(
-    Target(f"worker-{n}", n + 1, (f"10.240.0.2{n}", f"fd00:10:240::2{n}")) for n in range(3)
-)
+NODES = tuple(Target(f"worker-{n}", n + 1, (f"10.240.0.2{n}", f"fd00:10:240::2{n}")) for n in range(3))
 NAMES = [node.name for node in NODES]
 VIPS = {"IPv4": ["198.51.100.0/24"], "IPv6": ["2001:db8:51::100/120"]}
 NLB = {b.TYPE: "nlb"}
@@ -56,6 +54,14 @@ def tables(kind: str, pools: list[Pool], fronts: list[Front]) -> list[Table]:
     """The load balancer's tables of both families."""
     idle = b.usual(kind).idle
     return [
-        layout.table(family, kind == NODE_PORT_TARGETS, vips, NODES, pools, [front for front in fronts if address.family(front.ip) == family], idle)  # fmt: skip
+        layout.table(
+            family,
+            kind == NODE_PORT_TARGETS,
+            vips,
+            NODES,
+            pools,
+            [front for front in fronts if address.family(front.ip) == family],
+            idle,
+        )  # fmt: skip
         for family, vips in VIPS.items()
     ]

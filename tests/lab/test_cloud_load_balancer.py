@@ -171,11 +171,14 @@ def test_with_policy_local_nodes_without_endpoints_get_nothing(world: World) -> 
 
 def test_what_a_client_hears_when_there_are_no_endpoints(world: World) -> None:
     asked = {place: set(world.client.fetch(place, 3)) for place in (NOBODY, NOBODY_LOCAL)}
-    assert asked == {
-        FLOATING: {NOBODY: {"timeout"}, NOBODY_LOCAL: {"timeout"}},
-        PASSING: {NOBODY: {"refused"}, NOBODY_LOCAL: {"refused"}},
-        TARGETS: {NOBODY: {"refused"}, NOBODY_LOCAL: {"refused"}},
-    }[world.kind]
+    assert (
+        asked
+        == {
+            FLOATING: {NOBODY: {"timeout"}, NOBODY_LOCAL: {"timeout"}},
+            PASSING: {NOBODY: {"refused"}, NOBODY_LOCAL: {"refused"}},
+            TARGETS: {NOBODY: {"refused"}, NOBODY_LOCAL: {"refused"}},
+        }[world.kind]
+    )
     assert set(world.client.fetch(CLUSTER, 2, port=81)) == {"timeout"}  # a port nobody has asked for
 
 
@@ -243,14 +246,18 @@ def test_an_address_is_released_and_given_again(world: World) -> None:
     place = world.address("first")
     until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
     world.kubectl("delete", "service", "first")
-    until(lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends"))
+    until(
+        lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends")
+    )
     assert set(world.client.fetch(place, 2)) == {"timeout"}
     world.apply("second")
     assert world.address("second") == place
     until(lambda: world.client.fetch(place, 8).keys() == {"a", "b"})
     world.kubectl("patch", "service", "second", "-p", '{"spec":{"type":"ClusterIP"}}')
     until(lambda: not world.ingress("second"))
-    until(lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends"))
+    until(
+        lambda: f" {place} " not in world.lab.host("cloud", "nft", "list", "map", "ip", "glassnet-cloud", "frontends")
+    )
     until(lambda: "DeletedLoadBalancer" in world.reasons("first"))
     world.kubectl("delete", "service", "second")
 

@@ -272,10 +272,20 @@ class Cluster:
         balancer, made, machines = self._topology.balancer, self._certs, self._machines.machines
         if balancer.kind == NONE:
             return None
-        config = certs.kubeconfig(self._lab.name, f"https://127.0.0.1:{API_PORT}", made.ca, made.cloud, made.cloud_key, "cloud")
+        config = certs.kubeconfig(
+            self._lab.name, f"https://127.0.0.1:{API_PORT}", made.ca, made.cloud, made.cloud_key, "cloud"
+        )
         self._lab.write("cloud.kubeconfig", config)
         own = machines[self._topology.of_role("cloud")[0].name]
-        place = Place(own, own.netns, machines[self._topology.router], targets(workers), balancer.kind, balancer.addresses, self._settings.cloud_speed)
+        place = Place(
+            own,
+            own.netns,
+            machines[self._topology.router],
+            targets(workers),
+            balancer.kind,
+            balancer.addresses,
+            self._settings.cloud_speed,
+        )
         return Cloud(view, RestApi(kubeconfig.load(str(self._lab.path / "cloud.kubeconfig"))), place, utc_now)
 
     def _refresh_after_a_crash(self) -> None:
@@ -429,7 +439,12 @@ class Cluster:
         """Until the kernel of every node has what the API says now; for some seconds at most, as workloads may change without end."""
         assert self._agents is not None
         deadline = asyncio.get_running_loop().time() + SETTLING
-        while not (self._control_plane.idle() and self._agents.settled() and self._agents.follows(self.view) and (self._cloud is None or self._cloud.settled())):
+        while not (
+            self._control_plane.idle()
+            and self._agents.settled()
+            and self._agents.follows(self.view)
+            and (self._cloud is None or self._cloud.settled())
+        ):
             if asyncio.get_running_loop().time() > deadline:
                 log.warning("some nodes' rules are not in place yet; `glassnet up` waits no longer")
                 return

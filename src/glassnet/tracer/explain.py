@@ -60,7 +60,11 @@ OWNERS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 CLOUD = "glassnet-cloud"
 """The table of a lab's load balancer, see `loadbalancer.edge`."""
-_CLOUD_CHAINS = {"to": "takes a flow to this node", "pool": "chooses a node for a new flow", "known": "flows keep the node they have"}
+_CLOUD_CHAINS = {
+    "to": "takes a flow to this node",
+    "pool": "chooses a node for a new flow",
+    "known": "flows keep the node they have",
+}
 _OWNERS = [(re.compile(pattern).fullmatch, owner, purpose) for pattern, owner, purpose in OWNERS]
 
 
@@ -199,7 +203,12 @@ class Explainer:
             port, where = self.service_at(name, address.text_of(step.fact.dst, step.fact.bits), step.fact.dport)
         found = [where] if port is not None else []
         if port is not None and "@allowed" in rule.text:
-            found = [port.refer("spec.loadBalancerSourceRanges", ", ".join(port.service["spec"].get("loadBalancerSourceRanges") or ()))]
+            found = [
+                port.refer(
+                    "spec.loadBalancerSourceRanges",
+                    ", ".join(port.service["spec"].get("loadBalancerSourceRanges") or ()),
+                )
+            ]
         elif port is not None and step.action.startswith("destination"):
             found = [port.spec("nodePort")]
         kind, _, name = rule.chain.name.partition("-")

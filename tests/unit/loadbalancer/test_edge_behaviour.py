@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +71,9 @@ def test_what_nodes_are_asked_and_who_shares_a_pool(service: Service, asked: Que
 
 
 def test_pools_of_two_services_never_have_one_name() -> None:
-    names = [model.pool_key(one, kind).name for kind in (b.CLASSIC, b.NETWORK) for one in (local("web"), local("web-nlb"))]
+    names = [
+        model.pool_key(one, kind).name for kind in (b.CLASSIC, b.NETWORK) for one in (local("web"), local("web-nlb"))
+    ]
     assert len(set(names)) == 4
 
 
@@ -132,11 +132,15 @@ def _shown(service: Service, *ingress: dict[str, str]) -> Service:
 
     from glassnet.kube.types import ServiceStatus
 
-    return msgspec.structs.replace(service, status=msgspec.convert({"loadBalancer": {"ingress": list(ingress)}}, ServiceStatus))
+    return msgspec.structs.replace(
+        service, status=msgspec.convert({"loadBalancer": {"ingress": list(ingress)}}, ServiceStatus)
+    )
 
 
 def _said(changes: list[Patch | Record]) -> list[object]:
-    return [each.reason if isinstance(each, Record) else each.body["status"]["loadBalancer"]["ingress"] for each in changes]
+    return [
+        each.reason if isinstance(each, Record) else each.body["status"]["loadBalancer"]["ingress"] for each in changes
+    ]
 
 
 def test_what_is_written_when() -> None:
@@ -147,8 +151,14 @@ def test_what_is_written_when() -> None:
     assert status.writes(served, good, "", "VIP", ours) == []
     assert _said(status.writes(served, good, "", "Proxy", ours))[1] == [{"ip": "198.51.100.1", "ipMode": "Proxy"}]
     assert _said(status.writes(served, Verdict(), "cannot", "VIP", ours)) == ["SyncLoadBalancerFailed", None]
-    assert _said(status.writes(fresh, Verdict("PoolExhausted", "none is free"), "", "VIP", ())) == ["SyncLoadBalancerFailed"]
-    assert _said(status.writes(served, Verdict(), "", "VIP", ours)) == ["DeletingLoadBalancer", None, "DeletedLoadBalancer"]
+    assert _said(status.writes(fresh, Verdict("PoolExhausted", "none is free"), "", "VIP", ())) == [
+        "SyncLoadBalancerFailed"
+    ]
+    assert _said(status.writes(served, Verdict(), "", "VIP", ours)) == [
+        "DeletingLoadBalancer",
+        None,
+        "DeletedLoadBalancer",
+    ]
     assert status.writes(fresh, Verdict(), "", "VIP", ()) == []
     assert status.writes(served, Verdict(OTHER, "another's"), "", "VIP", ()) == []
     (said,) = status.writes(fresh, Verdict(), "cannot", "VIP", ())

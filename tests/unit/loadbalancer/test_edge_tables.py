@@ -117,7 +117,10 @@ def test_what_is_removed_is_removed_whole() -> None:
     full, _ = tables(FLOATING_IP, *made(FLOATING_IP, [WEB, LOCAL], ALONE))
     empty, _ = tables(FLOATING_IP, *made(FLOATING_IP, [], {}))
     left = table.changes(full, empty)
-    assert "delete element ip glassnet-cloud frontends" in left and "delete chain ip glassnet-cloud pool-demo/local" in left
+    assert (
+        "delete element ip glassnet-cloud frontends" in left
+        and "delete chain ip glassnet-cloud pool-demo/local" in left
+    )
     assert table.changes(Table("ip", {}, {}, {}), empty).startswith("add set ip glassnet-cloud ours")
 
 

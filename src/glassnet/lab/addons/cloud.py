@@ -69,7 +69,9 @@ class Cloud:
         words = ", ".join(f'"{cidr}"' for cidr in place.addresses)
         self._allocator = Allocator(pools.parse(f"pools: [{{name: cloud, addresses: [{words}], avoidBuggyIPs: true}}]"))
         self._targets = {node.name: node for node in place.nodes}
-        self._edge = Edge(place.own, place.router, place.nodes, place.addresses, place.kind == NODE_PORT_TARGETS, self._usual.silent)
+        self._edge = Edge(
+            place.own, place.router, place.nodes, place.addresses, place.kind == NODE_PORT_TARGETS, self._usual.silent
+        )
         self._prober = Prober(place.netns, place.nodes, self._on_health)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._busy = 0
@@ -120,7 +122,13 @@ class Cloud:
 
     def settled(self) -> bool:
         """Whether every Service has its address, and the kernel its rules."""
-        return self._programmed and not self._dirty.is_set() and self._queue.empty() and not self._busy and self._prober.known()
+        return (
+            self._programmed
+            and not self._dirty.is_set()
+            and self._queue.empty()
+            and not self._busy
+            and self._prober.known()
+        )
 
     def standing(self) -> dict[str, Any]:
         """For `glassnet status`."""
@@ -220,7 +228,9 @@ class Cloud:
     def _cut(self, question: Question, name: str) -> None:
         """End the flows of a node that fails its probes where the kind does so; elsewhere those that the node has not answered."""
         fronts = [front for served in self._served.values() if served.key.asked == question and served.key.behaviour.ends_unhealthy for front in served.fronts]  # fmt: skip
-        self._ending[f"{name} {question.text}"] = asyncio.create_task(self._end(name, fronts or None, begun_only=not fronts))
+        self._ending[f"{name} {question.text}"] = asyncio.create_task(
+            self._end(name, fronts or None, begun_only=not fronts)
+        )
 
     async def _end(self, name: str, fronts: Iterable[Front] | None, begun_only: bool = False) -> None:
         try:
@@ -240,7 +250,9 @@ class Cloud:
                 begun = asyncio.get_running_loop().time()
                 await self._edge.write(*self._wanted())
                 self._programmed = True
-                await asyncio.sleep(asyncio.get_running_loop().time() - begun)  # of a crowd of changes many go into the next one
+                await asyncio.sleep(
+                    asyncio.get_running_loop().time() - begun
+                )  # of a crowd of changes many go into the next one
             except GlassnetError as error:
                 log.warning("load balancer: %s", error)
                 asyncio.get_running_loop().call_later(AGAIN, self._dirty.set)
@@ -248,7 +260,9 @@ class Cloud:
     def _wanted(self) -> tuple[list[model.Pool], list[Front], int]:
         found = {served.key.name: (key, served.key) for key, served in self._served.items()}
         made = [
-            model.pool(key, self._members, self._prober.healthy(key.asked), self._weights(owner) if key.weighted else {})
+            model.pool(
+                key, self._members, self._prober.healthy(key.asked), self._weights(owner) if key.weighted else {}
+            )
             for owner, key in found.values()
         ]
         fronts = [front for served in self._served.values() for front in served.fronts]
@@ -286,7 +300,9 @@ class Cloud:
                 await self._reconcile(key, service)
                 self._queue.done(key)
             except GlassnetError as error:
-                if not (isinstance(error, ApiError) and error.status in (404, 409)):  # it has gone, or changed: its event is on its way
+                if not (
+                    isinstance(error, ApiError) and error.status in (404, 409)
+                ):  # it has gone, or changed: its event is on its way
                     log.warning("service %s: %s", key, error)
                 self._queue.failed(key)
             finally:
@@ -335,5 +351,7 @@ def _plain(service: Service, wanted: bool = True) -> Service:
     ingress = tuple(msgspec.structs.replace(each, ip_mode="VIP") for each in service.status.load_balancer.ingress)
     if ingress == service.status.load_balancer.ingress:
         return service
-    found = msgspec.structs.replace(service.status, load_balancer=msgspec.structs.replace(service.status.load_balancer, ingress=ingress))
+    found = msgspec.structs.replace(
+        service.status, load_balancer=msgspec.structs.replace(service.status.load_balancer, ingress=ingress)
+    )
     return msgspec.structs.replace(service, status=found)

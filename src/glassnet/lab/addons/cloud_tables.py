@@ -39,7 +39,9 @@ class Programmed:
 class Edge:
     """The two machines whose rules make a load balancer: its own, and the router."""
 
-    def __init__(self, own: Host, router: Host, nodes: Sequence[Target], vips: Sequence[str], translates: bool, silent: bool) -> None:
+    def __init__(
+        self, own: Host, router: Host, nodes: Sequence[Target], vips: Sequence[str], translates: bool, silent: bool
+    ) -> None:
         self._own, self._router, self._machine = Programmed(own), Programmed(router), own
         self._nodes, self._vips, self._translates = nodes, vips, translates
         self._silent = silent
@@ -61,12 +63,22 @@ class Edge:
     async def end_flows(self, node: Target, fronts: Iterable[Front] | None = None, begun_only: bool = False) -> None:
         """Forget the flows of a node, of some ports or (None) all: their next packets are a new flow's. `begun_only`: those it has not answered."""
         if not self._translates:
-            words = [f"flush set {layout.Words(family).ip} {table.NAME} flows-{node.name}\n" for family in self._families if node.address(family)]
+            words = [
+                f"flush set {layout.Words(family).ip} {table.NAME} flows-{node.name}\n"
+                for family in self._families
+                if node.address(family)
+            ]
             if not begun_only:  # the rules see to those
                 await self._machine.run(["nft", "-f", "-"], "".join(words).encode())
             return
         for place in node.addresses:
-            base = ["conntrack", "-D", "--reply-src", place, *(["-p", "tcp", "--state", "SYN_SENT"] if begun_only else [])]
+            base = [
+                "conntrack",
+                "-D",
+                "--reply-src",
+                place,
+                *(["-p", "tcp", "--state", "SYN_SENT"] if begun_only else []),
+            ]
             if fronts is None:
                 commands = [base]
             else:

@@ -43,14 +43,24 @@ def machine(nodes: Sequence[MachineSpec], kind: LoadBalancer, prefix: str, found
     """The machine. Raises UsageError when a node has its address."""
     place = found.nodes[-2]
     if rival := next((node for node in nodes if node.address == str(place)), None):
-        raise UsageError(f"--load-balancer {kind.kind}: it would have {place}, the last address of --node-cidr {found.nodes}, and {rival.name} has it: one worker less, or a larger range")
+        raise UsageError(
+            f"--load-balancer {kind.kind}: it would have {place}, the last address of --node-cidr {found.nodes}, and {rival.name} has it: one worker less, or a larger range"
+        )
     place6 = str(found.nodes6[int(place) - int(found.nodes[0])]) if found.nodes6 else ""
-    setup: list[Operation] = [AddAddress(f"{place}/{found.nodes.prefixlen}", "eth0"), AddAddress(f"{_LINK[1]}/{_LINK[2]}", "eth1")]
+    setup: list[Operation] = [
+        AddAddress(f"{place}/{found.nodes.prefixlen}", "eth0"),
+        AddAddress(f"{_LINK[1]}/{_LINK[2]}", "eth1"),
+    ]
     if found.nodes6:
-        setup += [AddAddress(f"{place6}/{found.nodes6.prefixlen}", "eth0"), AddAddress(f"{_LINK6[1]}/{_LINK6[2]}", "eth1")]
+        setup += [
+            AddAddress(f"{place6}/{found.nodes6.prefixlen}", "eth0"),
+            AddAddress(f"{_LINK6[1]}/{_LINK6[2]}", "eth1"),
+        ]
     setup += [SetLink("eth0", up=True), SetLink("eth1", up=True), AddRoute("default", gateway=_LINK[0], dev="eth1")]
     setup += [AddRoute("default", gateway=_LINK6[0], dev="eth1")] if found.nodes6 else []
-    setup += [SetNeighbour(address, hardware(node.address, prefix), "eth0") for node in nodes for address in node.addresses]
+    setup += [
+        SetNeighbour(address, hardware(node.address, prefix), "eth0") for node in nodes for address in node.addresses
+    ]
     setup += routing.to_nodes(targets(nodes), "eth0")
     quiet = {f"net.ipv4.conf.{dev}.send_redirects": 0 for dev in ("all", "default", "eth0", "eth1")}
     sysctls = {"net.ipv4.ip_forward": 1, **quiet, **_OPEN, "net.ipv4.conf.eth1.rp_filter": 0}

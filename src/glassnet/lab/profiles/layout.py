@@ -19,13 +19,20 @@ def topology(settings: Settings, profile: Profile) -> Topology:
     settings = settle(settings, profile)
     found = ranges(settings, profile)
     machines = nodes(settings, profile, found)
-    around: tuple[MachineSpec, ...] = (vpc.fabric(), vpc.router(machines, settings, profile, found), vpc.internet(settings, found))
+    around: tuple[MachineSpec, ...] = (
+        vpc.fabric(),
+        vpc.router(machines, settings, profile, found),
+        vpc.internet(settings, found),
+    )
     joints = vpc.cables(machines, profile, found)
     balancer = cloud.balancer(settings, profile.load_balancer.addresses, found)
     if balancer.kind != "none":
         mac, mtu = profile.vpc.hardware_prefix, profile.vpc.mtu
         edge = cloud.machine(machines, balancer, mac, found)
-        around, joints = (around[0], cloud.joined(around[1], balancer, found), around[2], edge), (*joints, *cloud.cables(edge, mac, mtu))
+        around, joints = (
+            (around[0], cloud.joined(around[1], balancer, found), around[2], edge),
+            (*joints, *cloud.cables(edge, mac, mtu)),
+        )
     return Topology(
         (*around, *machines),
         joints,

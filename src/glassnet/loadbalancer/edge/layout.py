@@ -38,17 +38,26 @@ class Words:
 
 
 def table(
-    family: str, translates: bool, vips: Iterable[str], nodes: Iterable[Target], pools: Iterable[Pool], fronts: Iterable[Front], idle: int
+    family: str,
+    translates: bool,
+    vips: Iterable[str],
+    nodes: Iterable[Target],
+    pools: Iterable[Pool],
+    fronts: Iterable[Front],
+    idle: int,
 ) -> Table:
     """The table of one family. `vips` are the ranges that the load balancer's addresses come from; `idle` is in seconds."""
     words = Words(family)
     there = {node.name: node for node in nodes if node.address(family)}
     made = Table(words.ip, {}, {}, {})
-    made.sets["ours"] = ("set", f"type {words.type}; flags interval; comment \"addresses of the load balancer\";")
+    made.sets["ours"] = ("set", f'type {words.type}; flags interval; comment "addresses of the load balancer";')
     for cidr in vips:
         made.elements["ours", cidr] = Element()
-    made.sets["limited"] = ("set", f"type {words.port_type}; comment \"ports with loadBalancerSourceRanges\";")
-    made.sets["allowed"] = ("set", f"type {words.port_type} . {words.type}; flags interval; comment \"and who may send to them\";")
+    made.sets["limited"] = ("set", f'type {words.port_type}; comment "ports with loadBalancerSourceRanges";')
+    made.sets["allowed"] = (
+        "set",
+        f'type {words.port_type} . {words.type}; flags interval; comment "and who may send to them";',
+    )
     made.sets["frontends"] = ("map", f"type {words.port_type} : verdict;")
     (_translated if translates else _forwarded)(made, words, there, idle)
     for each in pools:
@@ -104,10 +113,15 @@ def _guard(words: Words) -> tuple[str, ...]:
 def _forwarded(made: Table, words: Words, there: Mapping[str, Target], idle: int) -> None:
     for name, node in there.items():
         flows = f"flows-{name}"
-        made.sets[flows] = ("set", f"type {words.flow_type}; flags dynamic,timeout; timeout {idle}s; size {FLOWS}; comment \"flows of node {name}\";")
+        made.sets[flows] = (
+            "set",
+            f'type {words.flow_type}; flags dynamic,timeout; timeout {idle}s; size {FLOWS}; comment "flows of node {name}";',
+        )
         rules = (f"update @{flows} {{ {words.tuple} }}", f"meta mark set {node.number:#x} accept")
         made.chains[f"to-{name}"] = Chain(rules, note=f"node {name}")
-    made.chains["known"] = Chain(tuple(f"{words.tuple} @flows-{name} goto to-{name}" for name in there), note="flows keep their node")
+    made.chains["known"] = Chain(
+        tuple(f"{words.tuple} @flows-{name} goto to-{name}" for name in there), note="flows keep their node"
+    )
     forget = " ".join(f"delete @flows-{name} {{ {words.tuple} }}" for name in there)
     made.chains["forget"] = Chain((forget,) if forget else (), note="the nodes a flow had")
     rules = (
@@ -117,12 +131,14 @@ def _forwarded(made: Table, words: Words, there: Mapping[str, Target], idle: int
         "drop",
     )
     made.chains["prerouting"] = Chain(rules, _MANGLE)
-    made.chains["untracked"] = Chain((f"{words.ip} daddr @ours notrack",), "type filter hook prerouting priority raw; policy accept")
+    made.chains["untracked"] = Chain(
+        (f"{words.ip} daddr @ours notrack",), "type filter hook prerouting priority raw; policy accept"
+    )
 
 
 def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: int) -> None:
-    made.sets["ports"] = ("map", f"type {words.port_type} : inet_service; comment \"node ports\";")
-    made.sets["proxied"] = ("set", f"type {words.port_type}; comment \"ports whose clients' addresses are replaced\";")
+    made.sets["ports"] = ("map", f'type {words.port_type} : inet_service; comment "node ports";')
+    made.sets["proxied"] = ("set", f'type {words.port_type}; comment "ports whose clients\' addresses are replaced";')
     for name, node in there.items():
         place = f"[{node.address(words.family)}]" if words.ip == "ip6" else node.address(words.family)
         rule = f"meta l4proto {{ tcp, udp }} dnat to {place} : {words.port} map @ports"
@@ -135,7 +151,9 @@ def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: in
         "drop",
     )
     made.chains["translate"] = Chain(rules, "type nat hook prerouting priority dstnat; policy accept")
-    made.chains["source"] = Chain((f"ct mark {PROXIED:#x} masquerade",), "type nat hook postrouting priority srcnat; policy accept")
+    made.chains["source"] = Chain(
+        (f"ct mark {PROXIED:#x} masquerade",), "type nat hook postrouting priority srcnat; policy accept"
+    )
 
 
 def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front], silent: bool = False) -> Table:
@@ -147,7 +165,12 @@ def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front], 
     for front in fronts:
         if front.keeps and address.family(front.ip) == family:
             ports[front.protocol, front.node_port] = front.text
-    made = Table(words.ip, {}, {"targets": ("set", f"type {words.port_type}; comment \"node ports behind the load balancer\";")}, {})
+    made = Table(
+        words.ip,
+        {},
+        {"targets": ("set", f'type {words.port_type}; comment "node ports behind the load balancer";')},
+        {},
+    )
     for node in nodes:
         if place := node.address(family):
             for (protocol, number), text in ports.items():
@@ -159,7 +182,13 @@ def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front], 
     )
     made.chains["prerouting"] = Chain(rules, _MANGLE)
     if silent:
-        kind = "icmp type destination-unreachable icmp code != 4" if words.ip == "ip" else "icmpv6 type destination-unreachable"
+        kind = (
+            "icmp type destination-unreachable icmp code != 4"
+            if words.ip == "ip"
+            else "icmpv6 type destination-unreachable"
+        )
         rule = f'iifname "eth0" oifname "eth1" {kind} drop'
-        made.chains["forward"] = Chain((rule,), "type filter hook forward priority filter; policy accept", "refusals stay inside")
+        made.chains["forward"] = Chain(
+            (rule,), "type filter hook forward priority filter; policy accept", "refusals stay inside"
+        )
     return made

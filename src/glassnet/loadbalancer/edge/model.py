@@ -50,7 +50,9 @@ class PoolKey(NamedTuple):
     def name(self) -> str:
         """What its chain is called, without `pool-`."""
         words = [self.owner or "nodes", *([self.method] if self.method != self.behaviour.method else [])]
-        return ".".join([*words, *([self.behaviour.name] if self.behaviour is b.NETWORK else [])])  # no Service's name has a dot
+        return ".".join(
+            [*words, *([self.behaviour.name] if self.behaviour is b.NETWORK else [])]
+        )  # no Service's name has a dot
 
 
 class Front(NamedTuple):

@@ -13,7 +13,12 @@ from glassnet.loadbalancer.request import ASSIGNED
 
 SOURCE = "service-controller"
 ENSURING, ENSURED, FAILED = "EnsuringLoadBalancer", "EnsuredLoadBalancer", "SyncLoadBalancerFailed"
-DELETING, DELETED, UPDATED, NO_NODES = "DeletingLoadBalancer", "DeletedLoadBalancer", "UpdatedLoadBalancer", "UnAvailableLoadBalancer"
+DELETING, DELETED, UPDATED, NO_NODES = (
+    "DeletingLoadBalancer",
+    "DeletedLoadBalancer",
+    "UpdatedLoadBalancer",
+    "UnAvailableLoadBalancer",
+)
 
 
 def record(service: Service, reason: str, text: str) -> Record:
@@ -36,7 +41,11 @@ def writes(service: Service, verdict: Verdict, fault: str, ip_mode: str, ours: t
     if not verdict.reason:
         if not ours:
             return []
-        return [record(service, DELETING, "Deleting load balancer"), _patch(service, (), ""), record(service, DELETED, "Deleted load balancer")]
+        return [
+            record(service, DELETING, "Deleting load balancer"),
+            _patch(service, (), ""),
+            record(service, DELETED, "Deleted load balancer"),
+        ]
     if present == tuple(LoadBalancerIngress(ip=ip, ip_mode=ip_mode) for ip in verdict.ips):
         return []
     return [

@@ -51,7 +51,9 @@ def gone(family: str) -> str:
 def changes(old: Table, new: Table) -> str:
     """A script that leads from one state of a table to another; "" when they are equal. All of it happens at once or not at all."""
     place = f"{new.family} {NAME}"
-    lines = [f"add {kind} {place} {name} {{ {words} }}" for name, (kind, words) in new.sets.items() if name not in old.sets]
+    lines = [
+        f"add {kind} {place} {name} {{ {words} }}" for name, (kind, words) in new.sets.items() if name not in old.sets
+    ]
     different = [name for name, chain in new.chains.items() if old.chains.get(name) != chain]
     for name in different:
         lines.append(_new_chain(place, name, new.chains[name]))
