@@ -62,6 +62,6 @@ def tables(kind: str, pools: list[Pool], fronts: list[Front]) -> list[Table]:
             pools,
             [front for front in fronts if address.family(front.ip) == family],
             idle,
-        )  # fmt: skip
+        )
         for family, vips in VIPS.items()
     ]

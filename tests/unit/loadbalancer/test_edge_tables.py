@@ -132,7 +132,7 @@ def test_marks_lead_to_nodes() -> None:
         AddRoute("default", gateway="fd00:10:240::20", dev="eth0", table=1001, onlink=True),
         AddRule(1001, family=6, priority=1001, mark=1),
     ]
-    back = routing.to_balancer(["198.51.100.0/24", "2001:db8:51::/120"], ["169.254.200.2"], "eth2")
+    back = routing.to_balancer(["198.51.100.0/24", "2001:db8:51::/120"], ["169.254.200.2"], "eth2", True)
     assert [each.destination for each in back if isinstance(each, AddRoute)] == ["198.51.100.0/24", "default"]
 
 

@@ -11,6 +11,7 @@ from glassnet.lab.profiles.vpc import ROUTER_NAME
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import Cable, LoadBalancer, MachineSpec, hardware
 from glassnet.loadbalancer.edge import routing
+from glassnet.loadbalancer.edge.behaviour import NODE_PORT_TARGETS
 from glassnet.loadbalancer.edge.model import Target
 from glassnet.net.errors import UsageError
 from glassnet.netstack.ops import AddAddress, AddRoute, Operation, SetLink, SetNeighbour
@@ -80,7 +81,10 @@ def joined(router: MachineSpec, kind: LoadBalancer, found: Ranges) -> MachineSpe
     gateways = [_LINK[1]] + ([_LINK6[1]] if found.nodes6 else [])
     more: list[Operation] = [AddAddress(f"{_LINK[0]}/{_LINK[2]}", "eth2")]
     more += [AddAddress(f"{_LINK6[0]}/{_LINK6[2]}", "eth2")] if found.nodes6 else []
-    more += [SetLink("eth2", up=True), *routing.to_balancer(kind.addresses, gateways, "eth2")]
+    more += [
+        SetLink("eth2", up=True),
+        *routing.to_balancer(kind.addresses, gateways, "eth2", kind.kind == NODE_PORT_TARGETS),
+    ]
     sysctls = {**router.sysctls, **_OPEN, "net.ipv4.conf.eth2.rp_filter": 0, "net.ipv4.conf.eth2.send_redirects": 0}
     return replace(router, setup=(*router.setup, *more), sysctls=sysctls)
 

@@ -117,8 +117,8 @@ def _forwarded(made: Table, words: Words, there: Mapping[str, Target], idle: int
             "set",
             f'type {words.flow_type}; flags dynamic,timeout; timeout {idle}s; size {FLOWS}; comment "flows of node {name}";',
         )
-        rules = (f"update @{flows} {{ {words.tuple} }}", f"meta mark set {node.number:#x} accept")
-        made.chains[f"to-{name}"] = Chain(rules, note=f"node {name}")
+        arrive = (f"update @{flows} {{ {words.tuple} }}", f"meta mark set {node.number:#x} accept")
+        made.chains[f"to-{name}"] = Chain(arrive, note=f"node {name}")
     made.chains["known"] = Chain(
         tuple(f"{words.tuple} @flows-{name} goto to-{name}" for name in there), note="flows keep their node"
     )
@@ -144,13 +144,13 @@ def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: in
         rule = f"meta l4proto {{ tcp, udp }} dnat to {place} : {words.port} map @ports"
         made.chains[f"to-{name}"] = Chain((rule,), note=f"node {name}")
     made.chains["prerouting"] = Chain(_guard(words), _MANGLE)
-    rules = (
+    translate = (
         f"{words.ip} daddr != @ours accept",
         f"{words.port} @proxied ct mark set {PROXIED:#x}",
         f"{words.port} vmap @frontends",
         "drop",
     )
-    made.chains["translate"] = Chain(rules, "type nat hook prerouting priority dstnat; policy accept")
+    made.chains["translate"] = Chain(translate, "type nat hook prerouting priority dstnat; policy accept")
     made.chains["source"] = Chain(
         (f"ct mark {PROXIED:#x} masquerade",), "type nat hook postrouting priority srcnat; policy accept"
     )

@@ -25,14 +25,12 @@ def to_nodes(nodes: Iterable[Target], dev: str) -> list[Operation]:
     return made
 
 
-def to_balancer(vips: Iterable[str], gateways: Iterable[str], dev: str) -> list[Operation]:
-    """On the VPC's router: the load balancer's addresses, and what carries the mark `layout.BACK`, go out of `dev` to it."""
-    made: list[Operation] = []
+def to_balancer(vips: Iterable[str], gateways: Iterable[str], dev: str, back: bool) -> list[Operation]:
+    """On the VPC's router: the load balancer's addresses, and (`back`) what carries the mark `layout.BACK`, go out of `dev` to it."""
     hops = {address.family(place): place for place in gateways}
-    for cidr in vips:
-        if hop := hops.get(address.family(cidr.partition("/")[0])):
-            made.append(AddRoute(cidr, gateway=hop, dev=dev))
-    for family, hop in hops.items():
+    ways = ((cidr, hops.get(address.family(cidr.partition("/")[0]))) for cidr in vips)
+    made: list[Operation] = [AddRoute(cidr, gateway=hop, dev=dev) for cidr, hop in ways if hop]
+    for family, hop in hops.items() if back else ():
         made.append(AddRoute("default", gateway=hop, dev=dev, table=BACK_TABLE))
         made.append(AddRule(BACK_TABLE, family=6 if family == address.IPV6 else 4, priority=BACK_TABLE, mark=BACK))
     return made

@@ -55,8 +55,7 @@ def changes(old: Table, new: Table) -> str:
         f"add {kind} {place} {name} {{ {words} }}" for name, (kind, words) in new.sets.items() if name not in old.sets
     ]
     different = [name for name, chain in new.chains.items() if old.chains.get(name) != chain]
-    for name in different:
-        lines.append(_new_chain(place, name, new.chains[name]))
+    lines += [_new_chain(place, name, new.chains[name]) for name in different]
     gone = [key for key, element in old.elements.items() if key[0] in new.sets and new.elements.get(key) != element]
     fresh = {key: element for key, element in new.elements.items() if old.elements.get(key) != element}
     lines += _elements("delete", place, {key: Element() for key in gone})
