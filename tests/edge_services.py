@@ -9,14 +9,12 @@ from glassnet.kube import kinds
 from glassnet.kube.types import Service, decode
 from glassnet.loadbalancer.edge import behaviour as b
 from glassnet.loadbalancer.edge import layout, model
-from glassnet.loadbalancer.edge.behaviour import NODE_PORT_TARGETS
-from glassnet.loadbalancer.edge.model import Front, Pool, Target
+from glassnet.loadbalancer.edge.model import Front, Pool, Site, Target
 from glassnet.loadbalancer.edge.table import Table
-from glassnet.net import address
 
 NODES = tuple(Target(f"worker-{n}", n + 1, (f"10.240.0.2{n}", f"fd00:10:240::2{n}")) for n in range(3))
 NAMES = [node.name for node in NODES]
-VIPS = {"IPv4": ["198.51.100.0/24"], "IPv6": ["2001:db8:51::100/120"]}
+VIPS, OUTSIDE = ("198.51.100.0/24", "2001:db8:51::100/120"), ("192.0.2.0/24", "2001:db8:192::/64")
 NLB = {b.TYPE: "nlb"}
 
 
@@ -50,18 +48,11 @@ def made(kind: str, services: list[tuple[Service, tuple[str, ...]]], healthy: He
     return list(pools.values()), fronts
 
 
+def site(kind: str) -> Site:
+    """Where the load balancer is."""
+    return Site(NODES, VIPS, b.usual(kind), OUTSIDE)
+
+
 def tables(kind: str, pools: list[Pool], fronts: list[Front]) -> list[Table]:
     """The load balancer's tables of both families."""
-    idle = b.usual(kind).idle
-    return [
-        layout.table(
-            family,
-            kind == NODE_PORT_TARGETS,
-            vips,
-            NODES,
-            pools,
-            [front for front in fronts if address.family(front.ip) == family],
-            idle,
-        )
-        for family, vips in VIPS.items()
-    ]
+    return [layout.table(family, site(kind), pools, fronts) for family in site(kind).families]

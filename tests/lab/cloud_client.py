@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import sys
@@ -62,6 +63,8 @@ def tried(what: object, *words: object) -> str:
         return "refused"
     except (ConnectionResetError, BrokenPipeError):
         return "reset"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
 
 
 def once(address: str, port: int, path: str, timeout: float = TIMEOUT) -> str:

@@ -47,7 +47,7 @@ from glassnet.lab.faults.scene import Ground
 from glassnet.lab.pods.hosted import Part
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
-from glassnet.lab.profiles.cloud import targets
+from glassnet.lab.profiles.cloud import OUTSIDE, targets
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
@@ -276,16 +276,10 @@ class Cluster:
             self._lab.name, f"https://127.0.0.1:{API_PORT}", made.ca, made.cloud, made.cloud_key, "cloud"
         )
         self._lab.write("cloud.kubeconfig", config)
-        own = machines[self._topology.of_role("cloud")[0].name]
+        own, router = machines[self._topology.of_role("cloud")[0].name], machines[self._topology.router]
         place = Place(
-            own,
-            own.netns,
-            machines[self._topology.router],
-            targets(workers),
-            balancer.kind,
-            balancer.addresses,
-            self._settings.cloud_speed,
-        )
+            own, own.netns, router, targets(workers), balancer.kind, balancer.addresses, self._settings.cloud_speed, OUTSIDE,
+        )  # fmt: skip
         return Cloud(view, RestApi(kubeconfig.load(str(self._lab.path / "cloud.kubeconfig"))), place, utc_now)
 
     def _refresh_after_a_crash(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_services import NAMES, NLB, NODES, lb_service, local, made, tables
+from edge_services import NAMES, NLB, NODES, lb_service, local, made, site, tables
 from glassnet.kube.types import Service
 from glassnet.loadbalancer.edge import behaviour as b
 from glassnet.loadbalancer.edge import layout, routing, table
@@ -41,9 +41,7 @@ def nft(script: str, *words: str) -> str:
 def test_tables_are_as_they_were_and_nft_takes_them(kind: str) -> None:
     pools, fronts = made(kind, [WEB, LOCAL, TURN, KEPT], ALONE)
     script = "".join(table.whole(each) for each in tables(kind, pools, fronts))
-    router = "".join(
-        table.whole(layout.router_table(family, NODES, fronts, b.usual(kind).silent)) for family in ("IPv4", "IPv6")
-    )
+    router = "".join(table.whole(layout.router_table(family, site(kind), fronts)) for family in ("IPv4", "IPv6"))
     for name, text in ((kind, script), (f"{kind}-router", router)):
         assert text == (GOLDENS / f"{name}.nft").read_text(), f"{name}: another script than the one kept"
         nft(text, "-c")

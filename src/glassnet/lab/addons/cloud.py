@@ -25,9 +25,9 @@ from glassnet.lab.addons.cloud_tables import Edge
 from glassnet.loadbalancer import pools, request
 from glassnet.loadbalancer.assign import Allocator
 from glassnet.loadbalancer.edge import model, status
-from glassnet.loadbalancer.edge.behaviour import KINDS, NODE_PORT_TARGETS, Probing, behaviour, fault, usual
+from glassnet.loadbalancer.edge.behaviour import KINDS, Probing, behaviour, fault, usual
 from glassnet.loadbalancer.edge.health import SHARED, Question, faster
-from glassnet.loadbalancer.edge.model import Front, PoolKey, Target
+from glassnet.loadbalancer.edge.model import Front, PoolKey, Site, Target
 from glassnet.net.errors import ApiError, GlassnetError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class Served(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where it is done: the load balancer's machine and the router, the workers as it numbers them, its kind and addresses, how fast time goes."""
+    """Where it is done: the load balancer's machine and the router, the workers as it numbers them, its kind and addresses, how fast time
+    goes, which ranges are outside the VPC."""
 
     own: Host
     netns: NetNs
@@ -54,6 +55,7 @@ class Place(NamedTuple):
     kind: str
     addresses: tuple[str, ...]
     speed: int = 1
+    outside: tuple[str, ...] = ()
 
 
 class Cloud:
@@ -69,9 +71,7 @@ class Cloud:
         words = ", ".join(f'"{cidr}"' for cidr in place.addresses)
         self._allocator = Allocator(pools.parse(f"pools: [{{name: cloud, addresses: [{words}], avoidBuggyIPs: true}}]"))
         self._targets = {node.name: node for node in place.nodes}
-        self._edge = Edge(
-            place.own, place.router, place.nodes, place.addresses, place.kind == NODE_PORT_TARGETS, self._usual.silent
-        )
+        self._edge = Edge(place.own, place.router, Site(place.nodes, place.addresses, self._usual, place.outside))
         self._prober = Prober(place.netns, place.nodes, self._on_health)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._busy = 0
@@ -257,7 +257,7 @@ class Cloud:
                 log.warning("load balancer: %s", error)
                 asyncio.get_running_loop().call_later(AGAIN, self._dirty.set)
 
-    def _wanted(self) -> tuple[list[model.Pool], list[Front], int]:
+    def _wanted(self) -> tuple[list[model.Pool], list[Front]]:
         found = {served.key.name: (key, served.key) for key, served in self._served.items()}
         made = [
             model.pool(
@@ -266,7 +266,7 @@ class Cloud:
             for owner, key in found.values()
         ]
         fronts = [front for served in self._served.values() for front in served.fronts]
-        return made, fronts, self._usual.idle
+        return made, fronts
 
     def _weights(self, service: Key) -> dict[str, int]:
         """Ready endpoints of a Service by node."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from glassnet.lab.profiles.nodes import hosts
-from glassnet.lab.profiles.ranges import Ranges
+from glassnet.lab.profiles.ranges import INTERNET6, Ranges
 from glassnet.lab.profiles.vpc import ROUTER_NAME
 from glassnet.lab.settings import Settings
-from glassnet.lab.topology import Cable, LoadBalancer, MachineSpec, hardware
+from glassnet.lab.topology import INTERNET, Cable, LoadBalancer, MachineSpec, hardware
 from glassnet.loadbalancer.edge import routing
 from glassnet.loadbalancer.edge.behaviour import NODE_PORT_TARGETS
 from glassnet.loadbalancer.edge.model import Target
@@ -17,6 +17,8 @@ from glassnet.net.errors import UsageError
 from glassnet.netstack.ops import AddAddress, AddRoute, Operation, SetLink, SetNeighbour
 
 NAME = "cloud"
+OUTSIDE = (str(INTERNET), str(INTERNET6))
+"""Where clients are that are not in the VPC."""
 VIPS6 = "2001:db8:51::100/120"
 """Addresses of load balancers in a lab with IPv6 whose profile names none."""
 _LINK = ("169.254.200.1", "169.254.200.2", 30)  # between router and cloud; RFC 3927's range: nobody else's business

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from glassnet.loadbalancer.edge import behaviour as b
-from glassnet.loadbalancer.edge.model import Front, Pool, Target
+from glassnet.loadbalancer.edge.model import Front, Pool, Site, Target
 from glassnet.loadbalancer.edge.table import Chain, Element, Table
 from glassnet.net import address
 
@@ -37,35 +37,31 @@ class Words:
         self.flow_type = f"{self.type} . inet_service . {self.type} . inet_proto . inet_service"
 
 
-def table(
-    family: str,
-    translates: bool,
-    vips: Iterable[str],
-    nodes: Iterable[Target],
-    pools: Iterable[Pool],
-    fronts: Iterable[Front],
-    idle: int,
-) -> Table:
-    """The table of one family. `vips` are the ranges that the load balancer's addresses come from; `idle` is in seconds."""
-    words = Words(family)
-    there = {node.name: node for node in nodes if node.address(family)}
+def table(family: str, site: Site, pools: Iterable[Pool], fronts: Iterable[Front]) -> Table:
+    """The load balancer's table of one family."""
+    words, translates = Words(family), site.usual.translates
+    there = {node.name: node for node in site.nodes if node.address(family)}
     made = Table(words.ip, {}, {}, {})
-    made.sets["ours"] = ("set", f'type {words.type}; flags interval; comment "addresses of the load balancer";')
-    for cidr in vips:
-        made.elements["ours", cidr] = Element()
+    _ranges(made, words, "ours", "addresses of the load balancer", site.of(family))
     made.sets["limited"] = ("set", f'type {words.port_type}; comment "ports with loadBalancerSourceRanges";')
     made.sets["allowed"] = (
         "set",
         f'type {words.port_type} . {words.type}; flags interval; comment "and who may send to them";',
     )
     made.sets["frontends"] = ("map", f"type {words.port_type} : verdict;")
-    (_translated if translates else _forwarded)(made, words, there, idle)
+    (_translated if translates else _forwarded)(made, words, there, site.usual.idle)
     for each in pools:
         kept = () if translates else _kept(words, each, there)
         made.chains[f"pool-{each.name}"] = Chain((*kept, _choice(words, each, there)))
     for front in fronts:
-        _front(made, front, translates)
+        if address.family(front.ip) == family:
+            _front(made, front, translates)
     return made
+
+
+def _ranges(made: Table, words: Words, name: str, note: str, cidrs: Iterable[str]) -> None:
+    made.sets[name] = ("set", f'type {words.type}; flags interval; comment "{note}";')
+    made.elements.update({(name, cidr): Element() for cidr in cidrs})
 
 
 def _kept(words: Words, pool: Pool, there: Mapping[str, Target]) -> Iterator[str]:
@@ -156,32 +152,34 @@ def _translated(made: Table, words: Words, there: Mapping[str, Target], idle: in
     )
 
 
-def router_table(family: str, nodes: Iterable[Target], fronts: Iterable[Front], silent: bool = False) -> Table:
+def router_table(family: str, site: Site, fronts: Iterable[Front]) -> Table:
     """The table of the VPC's router: answers of node ports that a load balancer has translated, and left the source to, go back through it.
 
-    `silent`: what nodes refuse by ICMP does not leave the VPC.
+    A node that does not know an address of the load balancer sends on what is for it: what comes out of the VPC with a source from outside is
+    dropped, as clouds do with sources that are not the machine's, and does not go round. In a cloud that is `silent` refusals stay inside.
     """
     words, ports = Words(family), dict[tuple[str, int], str]()
     for front in fronts:
         if front.keeps and address.family(front.ip) == family:
             ports[front.protocol, front.node_port] = front.text
-    made = Table(
-        words.ip,
-        {},
-        {"targets": ("set", f'type {words.port_type}; comment "node ports behind the load balancer";')},
-        {},
+    made = Table(words.ip, {}, {}, {})
+    made.sets["targets"] = ("set", f'type {words.port_type}; comment "node ports behind the load balancer";')
+    _ranges(made, words, "ours", "addresses of the load balancer", site.of(family))
+    _ranges(
+        made, words, "outside", "who is not in the VPC", (one for one in site.outside if address.family(one) == family)
     )
-    for node in nodes:
+    for node in site.nodes:
         if place := node.address(family):
             for (protocol, number), text in ports.items():
                 made.elements["targets", f"{place} . {protocol} . {number}"] = Element(text)
     rules = (
         'iifname != "eth0" accept',
+        f"{words.ip} daddr @ours {words.ip} saddr @outside drop",
         "ct status dnat accept",
         f"{words.ip} saddr . meta l4proto . th sport @targets meta mark set {BACK:#x}",
     )
     made.chains["prerouting"] = Chain(rules, _MANGLE)
-    if silent:
+    if site.usual.silent:
         kind = (
             "icmp type destination-unreachable icmp code != 4"
             if words.ip == "ip"

@@ -25,6 +25,25 @@ class Target(NamedTuple):
         return next((one for one in self.addresses if address.family(one) == family), "")
 
 
+class Site(NamedTuple):
+    """Where a load balancer is: its nodes, the ranges its addresses come from, what it does unless a Service asks for something else, and the
+    ranges that are `outside` the VPC."""
+
+    nodes: tuple[Target, ...]
+    addresses: tuple[str, ...]
+    usual: Behaviour
+    outside: tuple[str, ...] = ()
+
+    def of(self, family: str) -> tuple[str, ...]:
+        """The ranges of a family."""
+        return tuple(cidr for cidr in self.addresses if address.family(cidr) == family)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families it has addresses of."""
+        return tuple(dict.fromkeys(address.family(cidr) for cidr in self.addresses))
+
+
 class Pool(NamedTuple):
     """Who gets flows, and how one is chosen: `slots` has a node's name once, or as many times as it weighs. `refuses`: an empty one resets."""
 
