@@ -45,7 +45,7 @@ bench-ingress:
 
 bench-lb:
 	@TESTS=1 scripts/setup.sh
-	@.venv/bin/python -m benchmarks loadbalancer
+	@.venv/bin/python -m benchmarks loadbalancer cloud
 
 bench-trace: setup
 	@.venv/bin/python -m benchmarks trace reach

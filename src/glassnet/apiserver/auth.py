@@ -21,6 +21,8 @@ ACCOUNTS = "system:serviceaccounts"
 READS = ("get", "list", "watch")
 AGENT = "system:serviceaccount:glassnet-system:glassnet-agent"  # glassnet's own agents: what they read and write, and no more
 _AGENT_MAY = dict.fromkeys(("nodes", "services", "endpointslices", "servicecidrs", "namespaces"), READS) | {"events": ("create", "patch")}  # fmt: skip
+CLOUD = "system:cloud-controller-manager"  # the user whose rights a cloud's controllers have
+_CLOUD_MAY = {"nodes": READS, "services": (*READS, "patch"), "endpointslices": READS, "events": ("create", "patch")}
 STREAMS = ("exec", "attach", "portforward")
 SELF_REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -168,13 +170,16 @@ def attributes(request: web.Request) -> Attributes | None:
 def allowed(user: User, verb: str, resource: str, namespace: str = "") -> bool:
     """The lab's rule, which stands for RBAC.
 
-    system:masters and system:nodes may do everything, glassnet's agents what Service proxies, routes and DNS need. Everybody else with credentials may get, list and watch everything,
+    system:masters and system:nodes may do everything, glassnet's agents what Service proxies, routes and DNS need, the
+    cloud's controller what load balancers need. Everybody else with credentials may get, list and watch everything,
     Secrets only when they are those of a service account's own namespace. `resource` and `verb` may be `*`; "" is no resource.
     """
     if MASTERS in user.groups or NODES in user.groups:
         return True
     if user.name == AGENT:
         return verb in _AGENT_MAY.get(resource, ())
+    if user.name == CLOUD:
+        return verb in _CLOUD_MAY.get(resource, ())
     if verb not in READS or resource == "*":
         return False
     return resource != "secrets" or (bool(namespace) and f"{ACCOUNTS}:{namespace}" in user.groups)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from glassnet.apiserver.auth import ACCOUNTS, AGENT, MASTERS
+from glassnet.apiserver.auth import ACCOUNTS, AGENT, CLOUD, MASTERS
 
 _YEARS = timedelta(days=3650)
 
@@ -30,10 +30,12 @@ class Certificates:
     admin_key: bytes
     agent: bytes
     agent_key: bytes
+    cloud: bytes
+    cloud_key: bytes
 
 
 def make(names: Iterable[str], addresses: Iterable[str], now: datetime) -> Certificates:
-    """A fresh authority (ECDSA P-256), a server certificate for names and addresses, client certificates of system:masters and of the agents."""
+    """A fresh authority (ECDSA P-256), a server certificate for names and addresses, client certificates of system:masters, of the agents and of the cloud."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "glassnet")])
     ca = (
@@ -54,7 +56,8 @@ def make(names: Iterable[str], addresses: Iterable[str], now: datetime) -> Certi
     )
     admin, admin_key = _client("kubernetes-admin", (MASTERS,), ca, ca_key, now)
     agent, agent_key = _client(AGENT, (ACCOUNTS, f"{ACCOUNTS}:{AGENT.split(':')[2]}"), ca, ca_key, now)
-    return Certificates(_pem(ca), _pem(server), _key(server_key), admin, admin_key, agent, agent_key)
+    cloud, cloud_key = _client(CLOUD, (), ca, ca_key, now)
+    return Certificates(_pem(ca), _pem(server), _key(server_key), admin, admin_key, agent, agent_key, cloud, cloud_key)
 
 
 def _client(

@@ -19,11 +19,11 @@ from glassnet.cli.node import CONTEXT, enter
 @click.argument("host")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD…]")
 def command(lab: str | None, host: str, words: tuple[str, ...]) -> None:
-    """Run a command on a machine that is no node of the cluster: `internet`, the VPC router, the fabric between the nodes.
+    """Run a command on a machine that is no node of the cluster: `internet`, the VPC router, the fabric between the nodes, the cloud's load balancer.
 
     \b
     Examples:
       glassnet host internet -- curl -s http://203.0.113.20:30080
       glassnet host vpc-router -- ip route
     """
-    sys.exit(enter(lab, host, words, ("router", "internet", "fabric")))
+    sys.exit(enter(lab, host, words, ("router", "internet", "fabric", "cloud")))

@@ -56,6 +56,13 @@ def _print(reports: list[dict[str, Any]]) -> None:
         absent = [part for part in ("cni", "proxy", "routes") if report[part] == "none"]
         if absent:
             click.echo(f"no {', no '.join(absent)} of the lab's own: yours to bring (docs/install.md)")
+        if (balancer := report.get("load_balancer", {"kind": "none"}))["kind"] != "none":
+            ill = f", not well: {', '.join(balancer['unhealthy'])}" if balancer["unhealthy"] else ""
+            waiting = f", {balancer['waiting']} without an address" if balancer["waiting"] else ""
+            click.echo(
+                f"load balancer {balancer['kind']} ({', '.join(balancer['addresses'])}): {balancer['services']} services{waiting}, "
+                f"{balancer['nodes']} nodes{ill}; probes and deadlines {balancer['speed']} times as fast as real ones"
+            )
         click.echo(f"API https://127.0.0.1:{report['api_port']}  kubeconfig {report['kubeconfig']}")
         for watch in report["watches"]:
             if watch["error"]:

@@ -19,6 +19,7 @@ Examples:
   glassnet up --iptables-layout classic              chains as kube-proxy 1.18 had them, for articles of that time
   kustomize build . | glassnet up -f -
   glassnet up --profile gke --ip-family dual
+  glassnet up --load-balancer floating-ip            Services of type LoadBalancer get an address from outside
   glassnet profiles show aks-kubenet > my.yaml; glassnet up --profile ./my.yaml
   glassnet up --proxy none --cni none --routes none  nodes without a network, to run `glassnet agent` on (docs/install.md)
 """
@@ -84,6 +85,17 @@ Examples:
     "--ip-family",
     type=click.Choice(["ipv4", "dual"]),
     help="dual: nodes, pods and Services have IPv6 addresses too. [default: as the profile has it; ipv4]",
+)
+@click.option(
+    "--load-balancer",
+    type=click.Choice(["floating-ip", "pass-through", "node-port-targets", "none"]),
+    help="The cloud's load balancer at the VPC's edge, for Services of type LoadBalancer (docs/design/cloud-load-balancer.md). [default: as the profile has it; hardway: none]",
+)
+@click.option(
+    "--cloud-speed",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="How many times faster than in the real cloud its health probes and deadlines are. [default: 10]",
 )
 @click.option(
     "--node-cidr", metavar="CIDR", help="Network of the nodes. [default: the profile's; hardway: 10.240.0.0/24]"

@@ -81,7 +81,10 @@ class Node(msgspec.Struct, frozen=True, gc=False):
 
 
 _NODES = msgspec.json.Decoder(Node)
-_NODE_LABELS = frozenset({"topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/hostname"})
+EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"  # well-known label: no load balancer's business
+_NODE_LABELS = frozenset(
+    {"topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/hostname", EXCLUDED}
+)
 _ADDRESSES = ("InternalIP", "ExternalIP")
 _SLICES = msgspec.json.Decoder(EndpointSlice)
 _KEPT = ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless", "kubernetes.io/service-name")

@@ -38,6 +38,7 @@ from glassnet.kube import kinds
 from glassnet.kube.view import Event, Key, View
 from glassnet.lab import addons, control, readiness
 from glassnet.lab.addons import names
+from glassnet.lab.addons.cloud import Cloud, Place
 from glassnet.lab.addons.ingress import Ingresses
 from glassnet.lab.agents import NONE, Agents
 from glassnet.lab.build import Lab, build
@@ -46,6 +47,7 @@ from glassnet.lab.faults.scene import Ground
 from glassnet.lab.pods.hosted import Part
 from glassnet.lab.pods.runtime import LabRuntime
 from glassnet.lab.pods.streams import LabStreams
+from glassnet.lab.profiles.cloud import OUTSIDE, targets
 from glassnet.lab.settings import Settings
 from glassnet.lab.state import LabDir
 from glassnet.lab.topology import MachineSpec, Topology
@@ -87,6 +89,7 @@ class Cluster:
         self._machines: Lab | None = None
         self._kubelets: dict[str, Kubelet] = {}
         self._agents: Agents | None = None
+        self._cloud: Cloud | None = None
         self.view = View()
         self.server = ApiServer(
             Store(str(lab.store)), now=utc_now, random=random.Random(), service_cidr=topology.service_cidr
@@ -150,6 +153,9 @@ class Cluster:
         for kubelet in self._kubelets.values():
             await kubelet.register()
         await self._agents.start()
+        self._cloud = self._cloud_of(self._agents.view, workers)
+        if self._cloud is not None:
+            self._start(self._cloud.run())
         dispatch(self.view, self._kubelets)
         self._start(heartbeats(self._kubelets))
         if self._settings.cni == NONE:
@@ -259,6 +265,22 @@ class Cluster:
             run=self._start,
             now=utc_now,
         )
+
+    def _cloud_of(self, view: View, workers: Sequence[MachineSpec]) -> Cloud | None:
+        """The cloud's load balancer, in a lab that has one; it writes with rights of its own."""
+        assert self._machines is not None
+        balancer, made, machines = self._topology.balancer, self._certs, self._machines.machines
+        if balancer.kind == NONE:
+            return None
+        config = certs.kubeconfig(
+            self._lab.name, f"https://127.0.0.1:{API_PORT}", made.ca, made.cloud, made.cloud_key, "cloud"
+        )
+        self._lab.write("cloud.kubeconfig", config)
+        own, router = machines[self._topology.of_role("cloud")[0].name], machines[self._topology.router]
+        place = Place(
+            own, own.netns, router, targets(workers), balancer.kind, balancer.addresses, self._settings.cloud_speed, OUTSIDE,
+        )  # fmt: skip
+        return Cloud(view, RestApi(kubeconfig.load(str(self._lab.path / "cloud.kubeconfig"))), place, utc_now)
 
     def _refresh_after_a_crash(self) -> None:
         """No pod runs yet: those a killed lab left behind are not Ready until they do again; what was being deleted is gone."""
@@ -411,7 +433,12 @@ class Cluster:
         """Until the kernel of every node has what the API says now; for some seconds at most, as workloads may change without end."""
         assert self._agents is not None
         deadline = asyncio.get_running_loop().time() + SETTLING
-        while not (self._control_plane.idle() and self._agents.settled() and self._agents.follows(self.view)):
+        while not (
+            self._control_plane.idle()
+            and self._agents.settled()
+            and self._agents.follows(self.view)
+            and (self._cloud is None or self._cloud.settled())
+        ):
             if asyncio.get_running_loop().time() > deadline:
                 log.warning("some nodes' rules are not in place yet; `glassnet up` waits no longer")
                 return
@@ -466,6 +493,7 @@ class Cluster:
             "memory_mb": round(pss, 1),
             "rss_mb": round(rss, 1),
             "processes": processes,
+            "load_balancer": self._cloud.standing() if self._cloud else {"kind": NONE},
             "watches": self._agents.standing() if self._agents else [],
             "rootless": self._rootless,
             "machines": [

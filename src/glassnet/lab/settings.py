@@ -13,6 +13,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     "" and 0 stand for what the profile says: `profiles.ranges.settle` puts that in their place. `proxy`, `cni`, `routes` and `dns` are the
     parts of a cluster's network; "none" leaves one to whoever is to bring it. `cni` is the name of a ready configuration. `addons` are what
     a cluster's users put on top. `iptables_layout` is how the proxy's iptables chains are laid out: today's kube-proxy's, or 1.18's.
+    The cloud's probes and deadlines are `cloud_speed` times as fast as the real one's.
     """
 
     name: str = "lab"
@@ -24,6 +25,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     routes: Literal["", "vpc", "none"] = ""
     dns: Literal["knot", "none"] = "knot"
     addons: tuple[Literal["ingress"], ...] = ()
+    load_balancer: Literal["", "floating-ip", "pass-through", "node-port-targets", "none"] = ""
+    cloud_speed: int = 10
     ip_family: Literal["", "ipv4", "dual"] = ""
     node_cidr: str = ""
     pod_cidr: str = ""

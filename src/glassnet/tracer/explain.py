@@ -58,6 +58,13 @@ OWNERS: tuple[tuple[str, str, str], ...] = (
     (r"ufw6?-.*", "ufw", ""),
     (r"(IN|FWD|FWDI|FWDO|PRE|POST)_.*|(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING)_(ZONES|direct|POLICIES).*", "firewalld", ""),
 )  # fmt: skip
+CLOUD = "glassnet-cloud"
+"""The table of a lab's load balancer, see `loadbalancer.edge`."""
+_CLOUD_CHAINS = {
+    "to": "takes a flow to this node",
+    "pool": "chooses a node for a new flow",
+    "known": "flows keep the node they have",
+}
 _OWNERS = [(re.compile(pattern).fullmatch, owner, purpose) for pattern, owner, purpose in OWNERS]
 
 
@@ -68,6 +75,8 @@ def owner_of(chain: Chain) -> tuple[str, str]:
         return "firewalld", ""
     if table.tool == "nft" and table.name == "glassnet":
         return "glassnet", table.comment
+    if table.tool == "nft" and table.name == CLOUD:
+        return "the lab's cloud", _CLOUD_CHAINS.get(chain.name.partition("-")[0], table.comment)
     for match, owner, purpose in _OWNERS:
         if match(chain.name):
             return owner, purpose
@@ -158,6 +167,8 @@ class Explainer:
 
     def rule(self, rule: Rule, step: Step | None = None) -> list[Reference]:
         """The objects behind a rule. With the step, those this packet met it for."""
+        if rule.chain.table.name == CLOUD:
+            return self._cloud(rule, step)
         comment = rule.comment or self._comment(rule)
         port, endpoint, _ = self.chain(rule.chain.name, comment)
         target = _target(step) if step is not None else ""
@@ -181,6 +192,27 @@ class Explainer:
         if step is not None and rule.chain.table.tool == "nft":
             return self._element(rule, step) or self._cni(rule)
         return self._cni(rule)
+
+    def _cloud(self, rule: Rule, step: Step | None) -> list[Reference]:
+        """A rule of the cloud's load balancer: the Service's address it is for, and the node that was chosen."""
+        if step is None:
+            return []
+        port, where = self._destination(step)
+        if isinstance(step.fact, Connection):
+            name = PROTOCOL_NAMES.get(step.fact.protocol, "")
+            port, where = self.service_at(name, address.text_of(step.fact.dst, step.fact.bits), step.fact.dport)
+        found = [where] if port is not None else []
+        if port is not None and "@allowed" in rule.text:
+            found = [
+                port.refer(
+                    "spec.loadBalancerSourceRanges",
+                    ", ".join(port.service["spec"].get("loadBalancerSourceRanges") or ()),
+                )
+            ]
+        elif port is not None and step.action.startswith("destination"):
+            found = [port.spec("nodePort")]
+        kind, _, name = rule.chain.name.partition("-")
+        return [*found, Reference("Node", "", name)] if kind == "to" else found
 
     def _translated(self, connection: Connection) -> list[Reference]:
         """The Service and the endpoint behind a translation that a shared chain made."""

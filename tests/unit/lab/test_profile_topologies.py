@@ -10,6 +10,7 @@ from glassnet.lab.profiles import catalog
 from glassnet.lab.profiles.layout import topology
 from glassnet.lab.settings import Settings
 from glassnet.lab.topology import Topology
+from glassnet.net.errors import UsageError
 from glassnet.netstack.ops import AddAddress, AddRoute, AddRule, SetNeighbour
 
 NAMES = catalog.names()
@@ -114,6 +115,25 @@ def test_how_proxies_tell_pods() -> None:
     assert lab_of("gke", "dual").local_cidrs == ("10.4.0.0/14", "fd20:4::/48")
 
 
+def test_a_load_balancer_is_a_machine_between_router_and_nodes() -> None:
+    for name in NAMES:
+        lab = lab_of(name, "dual")
+        edge, (router,) = lab.of_role("cloud"), lab.of_role("router")
+        assert len(edge) == (lab.balancer.kind != "none")
+        ways = [
+            op.gateway for op in router.setup if isinstance(op, AddRoute) and op.destination in lab.balancer.addresses
+        ]
+        assert ways == (["169.254.200.2", "fd00:6c62::2"] if edge else [])
+        for spec in edge:
+            assert len([op for op in spec.setup if isinstance(op, AddRule)]) == 2 * len(lab.of_role("worker"))
+            assert spec.address not in {node.address for node in lab.of_role("worker", "controller", "router")}
+    crowded = catalog.load("hardway")
+    with pytest.raises(
+        UsageError, match=r"--load-balancer floating-ip: it would have 10\.240\.0\.254, .* worker-234 has it"
+    ):
+        topology(Settings(workers=235, load_balancer="floating-ip"), crowded)
+
+
 def test_load_balancers_are_handed_on() -> None:
     kinds = {name: lab_of(name).balancer.kind for name in NAMES}
     assert kinds == {"hardway": "none", "aks-azure-cni": "floating-ip", "aks-kubenet": "floating-ip", "aws-vpc-cni": "node-port-targets", "gke": "pass-through"}  # fmt: skip
@@ -122,7 +142,7 @@ def test_load_balancers_are_handed_on() -> None:
 
 def test_without_cni_or_routes_there_are_none() -> None:
     for name in NAMES:
-        lab = topology(Settings(cni="none", routes="none", dns="none"), catalog.load(name))
+        lab = topology(Settings(cni="none", routes="none", dns="none", load_balancer="none"), catalog.load(name))
         (router,) = lab.of_role("router")
         assert not any("/cni/" in path for m in lab.machines for path in m.files)
         assert not any(isinstance(op, AddRoute) for op in router.setup)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from glassnet.lab.profiles import vpc
+from glassnet.lab.profiles import cloud, vpc
 from glassnet.lab.profiles.model import Profile
 from glassnet.lab.profiles.nodes import nodes
 from glassnet.lab.profiles.ranges import Ranges, ranges, settle
 from glassnet.lab.settings import Settings
-from glassnet.lab.topology import LoadBalancer, Topology
+from glassnet.lab.topology import MachineSpec, Topology
 
 DNS_HOST = 10  # kubeadm, and everybody after it
 
@@ -19,10 +19,23 @@ def topology(settings: Settings, profile: Profile) -> Topology:
     settings = settle(settings, profile)
     found = ranges(settings, profile)
     machines = nodes(settings, profile, found)
-    around = (vpc.fabric(), vpc.router(machines, settings, profile, found), vpc.internet(settings, found))
+    around: tuple[MachineSpec, ...] = (
+        vpc.fabric(),
+        vpc.router(machines, settings, profile, found),
+        vpc.internet(settings, found),
+    )
+    joints = vpc.cables(machines, profile, found)
+    balancer = cloud.balancer(settings, profile.load_balancer.addresses, found)
+    if balancer.kind != "none":
+        mac, mtu = profile.vpc.hardware_prefix, profile.vpc.mtu
+        edge = cloud.machine(machines, balancer, mac, found)
+        around, joints = (
+            (around[0], cloud.joined(around[1], balancer, found), around[2], edge),
+            (*joints, *cloud.cables(edge, mac, mtu)),
+        )
     return Topology(
         (*around, *machines),
-        vpc.cables(machines, profile, found),
+        joints,
         str(found.pods or ""),
         str(found.services),
         str(found.services[1]),
@@ -33,7 +46,7 @@ def topology(settings: Settings, profile: Profile) -> Topology:
         local_cidrs=_local(profile, found),
         node_mask=profile.networks.node_prefix,
         route_table=vpc.table_of(profile),
-        balancer=LoadBalancer(profile.load_balancer.kind, profile.load_balancer.addresses),
+        balancer=balancer,
     )
 
 

@@ -59,7 +59,7 @@ def _fault(template: str, count: int) -> str:
         return str(error)
     if not _DOMAIN.fullmatch(found) or len(found) > LONGEST:
         return f"{found} is no host name (RFC 1123) of at most {LONGEST} characters"
-    if found in ("vpc-router", "internet", "fabric", "localhost"):
+    if found in ("vpc-router", "internet", "fabric", "cloud", "localhost"):
         return f"{found} is another machine of the lab"
     if count > 1 and not fields:
         return "more than one machine has it; put {number} into it"

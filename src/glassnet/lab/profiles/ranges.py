@@ -29,6 +29,7 @@ def settle(settings: Settings, profile: Profile) -> Settings:
         "iptables_layout": profile.proxy.iptables_layout,
         "cni": profile.cni.conf,
         "routes": profile.vpc.routes,
+        "load_balancer": profile.load_balancer.kind,
         "ip_family": part.ip_family,
         "node_cidr": part.nodes,
         "pod_cidr": part.pods,
