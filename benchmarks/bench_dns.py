@@ -17,6 +17,7 @@ CASES = ((10_000, 100), (10_000, 1))
 COLUMNS = (
     ("start to all answers, s", "first_s", 2), ("of it processor", "first_cpu_s", 2), ("Knot, MB", "knot_mb", 0), ("controller, MB", "controller_mb", 0),
     ("queries/s", "queries_per_s", 0), ("CPU a query, us", "cpu_us", 1), ("mean latency, ms", "latency_ms", 3), ("lost", "lost", 0),
+    ("Knot by itself: CPU, us", "alone_us", 1), ("latency, ms", "alone_ms", 3),
     ("API write to new answer, ms: p50", "change_p50_ms", 1), ("p99", "change_p99_ms", 1),
     ("changes/s under 5,000 queries/s", "churned_per_s", 0), ("queries lost then", "churn_lost", 0),
 )  # fmt: skip

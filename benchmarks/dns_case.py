@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glassnet.agent.dns.knot import PROGRAM
 from glassnet.apiserver import certs
 from glassnet.client import kubeconfig
 from glassnet.client.rest import RestApi
@@ -33,6 +34,23 @@ from glassnet.kube import kinds
 
 HEADLESS, CHANGES, RATE, SECONDS = 100, 200, 20_000, 5
 CHURN, CHURN_RATE = 100, 5_000  # changes a second, and queries a second meanwhile
+ALONE = """\
+server:
+    rundir: "{place}"
+    listen: "127.0.0.1@53"
+    udp-workers: 16
+    tcp-workers: 1
+    background-workers: 1
+control:
+    listen: "{place}/knot.sock"
+database:
+    storage: "{place}/db"
+zone:
+  - domain: cluster.local
+    file: "{place}/zone"
+    zonefile-sync: -1
+    journal-content: none
+"""
 PORTS = [{"name": "http", "protocol": "TCP", "port": 80}]
 
 
@@ -152,6 +170,27 @@ async def churn(place: str, namespaces: int) -> dict[str, float]:
     }
 
 
+def alone(place: str, sizes: tuple[int, int]) -> dict[str, float]:
+    """The same questions, asked of a Knot DNS that somebody set up by hand: the addresses in one zone out of a file, nothing else."""
+    directory = Path(f"{place}/alone")
+    (directory / "db").mkdir(parents=True)
+    lines = [f"service-{n}.ns-{n % sizes[1]}.svc A {address(n)}" for n in range(HEADLESS, sizes[0])]
+    head = "$ORIGIN cluster.local.\n$TTL 5\n@ SOA ns hostmaster 1 3600 600 86400 5\n@ NS ns\nns A 127.0.0.1\n"
+    (directory / "zone").write_text(head + "\n".join(lines) + "\n")
+    (directory / "knot.conf").write_text(ALONE.format(place=directory))
+    with subprocess.Popen([PROGRAM, "-c", f"{directory}/knot.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            last = sizes[0] - 1
+            until(f"service-{last}.ns-{last % sizes[1]}.svc.cluster.local.", socket.inet_aton(address(last)), 20)
+            before = spent(process.pid)
+            text = perf(place, RATE)
+            used = spent(process.pid) - before
+        finally:
+            process.terminate()
+    done = figure(text, r"Queries completed:\s+(\d+)")
+    return {"alone_us": used / done * 1e6, "alone_ms": figure(text, r"Average Latency \(s\):\s+([\d.]+)") * 1000}
+
+
 def perf(place: str, rate: int) -> str:
     """What dnsperf says after SECONDS of so many queries a second."""
     words = ["dnsperf", "-s", "127.0.0.1", "-d", f"{place}/questions", "-Q", str(rate), "-l", str(SECONDS), "-c", "20", "-q", "2000"]  # fmt: skip
@@ -195,7 +234,11 @@ def measure(place: str, sizes: tuple[int, int]) -> dict[str, Any]:
         flooded = flood(place, sizes, knot)
         took = asyncio.run(changes(place, sizes[1]))
         flooded |= asyncio.run(churn(place, sizes[1]))
-        return {"first_s": first - begun, "first_cpu_s": first_cpu, "knot_mb": resident(knot), "controller_mb": resident(process.pid), **flooded,
+        flooded |= {"knot_mb": resident(knot), "controller_mb": resident(process.pid)}
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        flooded |= alone(place, sizes)
+        return {"first_s": first - begun, "first_cpu_s": first_cpu, **flooded,
                 "change_p50_ms": statistics.median(took) * 1000, "change_p99_ms": sorted(took)[int(len(took) * 0.99)] * 1000}  # fmt: skip
     finally:
         process.send_signal(signal.SIGTERM)

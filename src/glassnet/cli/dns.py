@@ -55,7 +55,7 @@ _MANY: dict[str, Any] = {"multiple": True}
 @click.option("--stub-domain", metavar="DOMAIN=ADDRESS,…", **_MANY, help="Servers for the names of a domain.")
 @click.option("--transfer-to", metavar="ADDRESS|PREFIX", **_MANY, help="Who may transfer the zones.")
 @click.option("--service", metavar="NAMESPACE/NAME", default="kube-system/kube-dns", show_default=True, help="The Service before this server.")  # fmt: skip
-@click.option("--udp-workers", type=click.IntRange(1, 255), default=8, show_default=True, help="Threads for UDP.")
+@click.option("--udp-workers", type=click.IntRange(1, 255), default=16, show_default=True, help="Threads for UDP.")
 @click.option("--tcp-workers", type=click.IntRange(1, 255), default=4, show_default=True, help="Threads for TCP.")
 @click.option("--upstream-timeout", type=click.IntRange(50, 30_000), default=2000, show_default=True, metavar="MS", help="Milliseconds that an upstream may take.")  # fmt: skip
 @click.option("--lameduck", type=click.FloatRange(0, 60), default=5, show_default=True, metavar="SECONDS", help="How long to go on answering after SIGTERM, not ready any more: nobody's query is lost while the Service's rules change.")  # fmt: skip

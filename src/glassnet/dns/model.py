@@ -73,7 +73,7 @@ class DnsSettings(NamedTuple):
     stubs: tuple[Stub, ...] = ()
     transfer_to: tuple[str, ...] = ()
     own_service: str = "kube-system/kube-dns"
-    udp_workers: int = 8
+    udp_workers: int = 16
     tcp_workers: int = 4
     upstream_timeout: int = 2000
     alias_server: Server | None = None
