@@ -27,7 +27,12 @@ from glassnet.kube import kinds
 
 GLASSNET = str(Path(sys.executable).with_name("glassnet"))
 NAME = f"bench-{os.getpid()}"
-KINDS = ("floating-ip", "pass-through", "node-port-targets")
+CASES = (
+    ("floating-ip", "iptables"),
+    ("floating-ip", "nftables"),
+    ("pass-through", "nftables"),
+    ("node-port-targets", "nftables"),
+)
 ONE_BY_ONE, MANY, WRITERS, DRAINED = 30, 1000, 8, 64
 EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 POD = {"image": "agnhost", "name": "c", "args": ["netexec", "--http-port=8080"]}
@@ -164,7 +169,7 @@ async def _list(api: RestApi) -> list[dict[str, Any]]:
     return [node for node in await api.list(kinds.NODE) if node["metadata"]["name"].startswith("worker")]
 
 
-async def run(kind: str) -> dict[str, Any]:
+async def run(kind: str, proxy: str) -> dict[str, Any]:
     """One lab, from up to down."""
     profile = yaml.safe_load(glassnet("profiles", "show", "hardway"))
     profile |= {"name": "bench", "loadBalancer": {"kind": kind, "addresses": ["198.18.0.0/20"]}}
@@ -176,7 +181,19 @@ async def run(kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         for name, text in (("profile.yaml", yaml.safe_dump(profile)), ("web.yaml", json.dumps(deployment))):
             (Path(place) / name).write_text(text)
-        glassnet("up", "--name", NAME, "--dns", "none", "--profile", f"{place}/profile.yaml", "-f", f"{place}/web.yaml")
+        glassnet(
+            "up",
+            "--name",
+            NAME,
+            "--dns",
+            "none",
+            "--proxy",
+            proxy,
+            "--profile",
+            f"{place}/profile.yaml",
+            "-f",
+            f"{place}/web.yaml",
+        )
     status = json.loads(glassnet("status", "--name", NAME, "-o", "json"))[0]
     client, api = Client(), RestApi(kubeconfig.load(status["kubeconfig"]))
     try:
@@ -189,10 +206,10 @@ async def run(kind: str) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table."""
-    table = Table("load balancer", "API write to reached, ms: p50", "p99", f"drain: asked over {DRAINED} connections", "lost", f"{MANY:,} Services written, s", "and reached, s")  # fmt: skip
-    for kind in KINDS:
-        found = asyncio.run(run(kind))
-        table.add_row(kind, f"{found['p50']:.0f}", f"{found['p99']:.0f}", f"{found['asked']:,}", str(found["lost"]), f"{found['written']:.1f}", f"{found['many']:.1f}")  # fmt: skip
+    table = Table("load balancer", "proxy", "API write to reached, ms: p50", "p99", f"drain: asked over {DRAINED} connections", "lost", f"{MANY:,} Services written, s", "and reached, s")  # fmt: skip
+    for kind, proxy in CASES:
+        found = asyncio.run(run(kind, proxy))
+        table.add_row(kind, proxy, f"{found['p50']:.0f}", f"{found['p99']:.0f}", f"{found['asked']:,}", str(found["lost"]), f"{found['written']:.1f}", f"{found['many']:.1f}")  # fmt: skip
     console = Console(width=170)
     console.print(table)
     console.print("Goals: reached after 50 ms, a drain loses nothing, 1,000 Services in 5 s.")
