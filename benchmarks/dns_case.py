@@ -178,7 +178,9 @@ def alone(place: str, sizes: tuple[int, int]) -> dict[str, float]:
     head = "$ORIGIN cluster.local.\n$TTL 5\n@ SOA ns hostmaster 1 3600 600 86400 5\n@ NS ns\nns A 127.0.0.1\n"
     (directory / "zone").write_text(head + "\n".join(lines) + "\n")
     (directory / "knot.conf").write_text(ALONE.format(place=directory))
-    with subprocess.Popen([PROGRAM, "-c", f"{directory}/knot.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [PROGRAM, "-c", f"{directory}/knot.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             last = sizes[0] - 1
             until(f"service-{last}.ns-{last % sizes[1]}.svc.cluster.local.", socket.inet_aton(address(last)), 20)
@@ -231,6 +233,7 @@ def measure(place: str, sizes: tuple[int, int]) -> dict[str, Any]:
         first = until(f"service-{last}.ns-{last % sizes[1]}.svc.cluster.local.", socket.inet_aton(address(last)), 60)
         knot = int(Path(f"{place}/run/knot.pid").read_text())
         first_cpu = spent(process.pid)
+        time.sleep(2)  # a server that has just begun is another case
         flooded = flood(place, sizes, knot)
         took = asyncio.run(changes(place, sizes[1]))
         flooded |= asyncio.run(churn(place, sizes[1]))
