@@ -293,8 +293,17 @@ def test_a_pod_outside_its_nodes_range(place: Place, before: dict[str, str]) -> 
     _as_before(place, before)
 
 
+def test_a_service_without_an_address(place: Place, before: dict[str, str]) -> None:
+    place.lab.glassnet("break", "load-balancer")
+    where = ("-n", "glassnet-faults", "get", "service", "load-balancer")
+    assert "<pending>" in place.lab.kubectl(*where)
+    assert "PoolExhausted" in place.lab.kubectl(*where, "-o", "jsonpath={.status.conditions[*].reason}")
+    place.lab.glassnet("mend", "load-balancer")
+    _as_before(place, before)
+
+
 def test_every_fault_is_tested() -> None:
-    assert set(FAULTS) == {*PROBES, "local-policy", "leaked-ips", "no-pod-cidr", "pod-outside-cidr"}
+    assert set(FAULTS) == {*PROBES, "local-policy", "leaked-ips", "no-pod-cidr", "pod-outside-cidr", "load-balancer"}
 
 
 def test_wrong_words(place: Place) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from glassnet.kube import kinds
 from glassnet.lab.faults.rules import add_rule
 from glassnet.lab.faults.scene import NAMESPACE, Fault, Scene
+from glassnet.loadbalancer.request import CLASS, CONDITION
 
 BALANCER = "198.51.100.80"  # RFC 5737, TEST-NET-2
 
@@ -66,7 +68,30 @@ async def one_node(scene: Scene) -> list[str]:
     ]
 
 
+async def load_balancer(scene: Scene) -> list[str]:
+    """A Service that asks our own load balancer for an address of a pool that has none left, with the condition its controller then writes."""
+    await scene.pod(scene.spec.name)
+    await scene.service(type="LoadBalancer", loadBalancerClass=CLASS)
+    said = f"no address is free in pool {scene.fault} (198.51.100.80/32)"
+    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {
+        "type": CONDITION,
+        "status": "False",
+        "reason": "PoolExhausted",
+        "message": said,
+        "lastTransitionTime": when,
+    }
+    await scene.ground.api.patch(
+        kinds.SERVICE, NAMESPACE, scene.fault, {"status": {"conditions": [condition]}}, "status"
+    )
+    return [
+        f"Service {NAMESPACE}/{scene.fault} waits for an address: {said}",
+        f"glassnet kubectl -n {NAMESPACE} get service {scene.fault}",
+    ]
+
+
 FAULTS = (
+    Fault("load-balancer", 34, "a Service of type LoadBalancer gets no address: its pool is used up", load_balancer),
     Fault("local-policy", 5, "externalTrafficPolicy Local, and nodes without an endpoint", local_policy),
     Fault("hairpin", 6, "a pod cannot reach itself through its Service", hairpin),
     Fault("nodeport-one-node", 19, "a node port answers on the node with the pod only", one_node),
