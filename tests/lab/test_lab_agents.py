@@ -187,7 +187,7 @@ def test_connections_killed_amid_changes_cost_nothing(lab: Lab) -> None:
         return {number for number in range(6) if f"default/s{number}" in rules}
 
     until("what is left of six Services", lambda: programmed() == {1, 3, 5})
-    assert all(count > before[resource] for resource, count in standing(lab, "restarts").items())
+    until("watches begun anew", lambda: all(n > before[r] for r, n in standing(lab, "restarts").items()))
     until("watches again", lambda: watches(lab) == {(AGENT, resource): 1 for resource in RESOURCES})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 
 from glassnet.lab.state import LabDir
 from glassnet.net.errors import LabError
+
+log = logging.getLogger(__name__)
 
 
 def ask(lab: LabDir, question: str, timeout: float = 10.0, **words: Any) -> dict[str, Any]:
@@ -45,9 +48,13 @@ async def serve(lab: LabDir, answers: dict[str, Callable[..., Any]]) -> asyncio.
             question = words.pop("ask", "")
             reply: Any = {"error": f"unknown question {question!r}"}
             if question in answers:
-                reply = answers[question](**words)
-                if inspect.isawaitable(reply):
-                    reply = await reply
+                try:
+                    reply = answers[question](**words)
+                    if inspect.isawaitable(reply):
+                        reply = await reply
+                except Exception as error:  # whoever asked is told, the lab goes on
+                    log.exception("%s", question)
+                    reply = {"error": f"{question}: {type(error).__name__}: {error}; see {lab.log}"}
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         finally:

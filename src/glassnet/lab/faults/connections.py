@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -76,8 +77,8 @@ async def clash(scene: Scene) -> list[str]:
             for words in tuples:
                 await scene.try_run("conntrack", "-D", *words)
             for address, port in flows:
-                with netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                    sock.bind((client, CLASH_PORT))
+                with netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+                    sock.bind((client, CLASH_PORT))  # what the kernel refuses now is tried again in the next round
                     sock.sendto(b"hostname", (address, port))
                     await asyncio.sleep(0.02)
             await asyncio.sleep(_STABLE)  # the proxy may clear them away while the Service is new
