@@ -52,12 +52,7 @@ class DnsPart:
         self.knot: KnotServer | None = None
         self.forwarders: Forwarders | None = None
         self.loop: DnsLoop | None = None
-        self.leaving = False
-
-    async def leave(self, seconds: float) -> None:
-        """Not ready any more, and yet answer for some seconds: for those who are still sent here."""
-        self.leaving = True
-        await asyncio.sleep(seconds)
+        self.ending = False
 
     async def run(self) -> None:
         """Until cancelled; the server ends with it. Raises KernelError when its program cannot be started."""
@@ -90,7 +85,7 @@ class DnsPart:
     def ready(self) -> bool:
         """Whether queries are answered out of complete zones, and will be."""
         return (
-            not self.leaving
+            not self.ending
             and self.loop is not None
             and self.loop.first_sync.is_set()
             and self.knot is not None
@@ -121,7 +116,7 @@ class DnsPart:
                     "ready"
                     if self.ready
                     else "about to end"
-                    if self.leaving
+                    if self.ending
                     else (self.knot.error if self.knot else "") or "zones are not complete yet"
                 )
                 return web.Response(status=200 if self.ready else 503, text=why + "\n")

@@ -15,6 +15,7 @@ from glassnet.agent.ingress.part import IngressPart, Publishing, Tuning
 from glassnet.agent.ingress.watches import NamedContents, watch_ingresses
 from glassnet.agent.placement import Place
 from glassnet.agent.proxy.servers import Listening
+from glassnet.agent.single import until_told
 from glassnet.client import kubeconfig
 from glassnet.client.rest import RestApi
 from glassnet.client.watches import Watches
@@ -58,7 +59,7 @@ class Ingresses:
         tasks = [asyncio.create_task(work) for work in (events.run(), watches.run(), _say(part, place))]
         try:
             await listening.open(*host_port(flags.word("bind-address")))
-            await _until_told(part, flags.number("shutdown-delay"))
+            await until_told(part, flags.number("shutdown-delay"))
         finally:
             for task in tasks:
                 task.cancel()
@@ -103,20 +104,6 @@ def _told(place: Surroundings, lines: bytes) -> None:
     """Lines of the access log into the container's."""
     for line in lines.decode(errors="replace").splitlines():
         place.log(line)
-
-
-async def _until_told(part: IngressPart, delay: float) -> None:
-    """Run it until cancelled, and for so many seconds more unless cancelled once more."""
-    running = asyncio.create_task(part.run())
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        part.ending = True
-        await asyncio.sleep(delay)
-        raise
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
 
 
 async def _say(part: IngressPart, place: Surroundings) -> None:

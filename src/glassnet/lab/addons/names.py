@@ -15,6 +15,7 @@ from glassnet.agent.dns.knot import PROGRAM
 from glassnet.agent.dns.part import DnsPart
 from glassnet.agent.placement import Place
 from glassnet.agent.proxy.servers import Listening
+from glassnet.agent.single import until_told
 from glassnet.dns import settings as checks
 from glassnet.dns.model import DnsSettings
 from glassnet.kernel.addresses import Addresses
@@ -59,7 +60,7 @@ class Names:
         said = asyncio.create_task(_say(part, place))
         try:
             await listening.open(*host_port(flags.word("bind-address")))
-            await _until_told(part, float(flags.word("lameduck")))
+            await until_told(part, float(flags.word("lameduck")))
         finally:
             said.cancel()
             await listening.close()
@@ -93,19 +94,6 @@ def _flags(args: Sequence[str]) -> Flags:
         raise LabError(
             f"glassnet dns serve: {error}; in the lab's own process it has --{', --'.join(_FLAGS)}"
         ) from None
-
-
-async def _until_told(part: DnsPart, lameduck: float) -> None:
-    """Run it until cancelled, and for so many seconds more unless cancelled once more."""
-    running = asyncio.create_task(part.run())
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await part.leave(lameduck)
-        raise
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
 
 
 async def _say(part: DnsPart, place: Surroundings) -> None:
