@@ -108,7 +108,7 @@ def find_server(site: Site, host: str) -> tuple[Server, str]:
         like = "" if server.like is None else f"; its rules are those of {server.like or 'all other hosts'}"
         return server, f"host {name} is that of a server" + (f" (an alias of {server.host})" if server.host != name else "") + like  # fmt: skip
     above = paths.parent(name)
-    if above in servers:
+    if above and above in servers:
         return servers[above], f"host {name} has one label more than {above[2:]}: server {above}"
     chosen = next((servers[each] for each in _wildcards(name) if each in servers), None)
     if chosen is None or not chosen.deep:

@@ -10,6 +10,7 @@ import pytest
 
 from glassnet.ingress import classes, order, paths, render, uri
 from glassnet.ingress.compute import compute
+from glassnet.ingress.explain import find_server
 from glassnet.ingress.model import PathType, Site
 from glassnet.kube import kinds, types
 from glassnet.kube.view import Key
@@ -315,3 +316,14 @@ def test_what_thousands_of_hosts_come_to_has_the_size_of_what_they_ask_for(tmp_p
         sizes.append(len(files["nginx.conf"]))
     assert sizes[1] < 2.05 * sizes[0]
     assert check(tmp_path, files) == ""
+
+
+def test_a_host_of_one_label_is_nobodys_wildcard() -> None:
+    site = site_of(ingress("i", rule("*.test", path("/", "s"))))
+    for host, server, why in (
+        ("shop", "", "no rule has host shop: the server for all others"),
+        ("", "", "no rule has host (none): the server for all others"),
+        ("shop.test", "*.test", "host shop.test has one label more than test: server *.test"),
+    ):
+        found, because = find_server(site, host)
+        assert (found.host, because) == (server, why)
